@@ -1,0 +1,50 @@
+"""DDIM: Song et al. 2020 (arXiv:2010.02502), equations 12 and 16."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from diffrt.schedulers.base import DiscreteTime, Spacing
+from diffrt.schedulers.grid import Grid, spaced, strided_grid, vp_marginal
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.table import Rows, Table, Threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIMScheduler(DiscreteTime):
+    """Deterministic at eta = 0, ancestral DDPM at eta = 1. One evaluation per step, no memory."""
+
+    takes_eta: ClassVar[bool] = True
+
+    clip_sample: bool = True
+    set_alpha_to_one: bool = True
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    clip_sample_range: float = 1.0
+    sample_max_value: float = 1.0
+    timestep_spacing: Spacing = "leading"
+    rescale_betas_zero_snr: bool = False
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        n, last = num_inference_steps, self.num_train_timesteps
+        times = np.round(spaced(self.timestep_spacing, n, last, self.steps_offset))
+        return strided_grid(self.abar(), times, last // n, self.set_alpha_to_one)
+
+    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
+            std = eta * to.sigma / at.sigma * math.sqrt(max(1 - (at.alpha / to.alpha) ** 2, 0))  # (16)
+            # (12). eps stays the network's own even where y = x0 is clipped, so it is a form in x and m.
+            rows.add(k, at, y=x0, x0=x0, then=[
+                to.alpha * rows.y + math.sqrt(max(to.sigma**2 - std**2, 0)) * eps + std * rows.z
+            ])  # fmt: skip
+        threshold = Threshold(self.dynamic_thresholding_ratio, self.sample_max_value) if self.thresholding else None
+        clip = self.clip_sample_range if self.clip_sample and not self.thresholding else None
+        return rows.table(grid, clip, threshold)
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return vp_marginal(self.abar(), t)

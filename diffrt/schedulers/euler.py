@@ -1,0 +1,92 @@
+"""Euler and ancestral Euler in sigma: Karras et al. 2022 (arXiv:2206.00364), eq. 1 and algorithm 2 without churn.
+
+The ancestral split of a step into a deterministic fall and fresh noise is DDPM's, Song et al. 2020 (arXiv:2010.02502),
+eq. 16 at eta = 1, in the variables of x = x0 + sigma eps.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from diffrt.schedulers.base import DiscreteTime, Spacing
+from diffrt.schedulers.grid import Grid, f32, linspace, sigmas_of, spaced, time_of, ve_grid, ve_marginal
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.table import Rows, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class EulerDiscreteScheduler(DiscreteTime):
+    """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
+
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    interpolation_type: Literal["linear", "log_linear"] = "linear"
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    timestep_spacing: Spacing = "linspace"
+    timestep_type: Literal["discrete", "continuous"] = "discrete"
+    rescale_betas_zero_snr: bool = False
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+
+    def problems(self) -> Iterable[str]:
+        if self.sigma_min is not None and self.sigma_max is not None and self.sigma_min >= self.sigma_max:
+            yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        n, train = num_inference_steps, sigmas_of(self.abar())
+        times = spaced(self.timestep_spacing, n, len(train), self.steps_offset).astype(f32)
+        if self.interpolation_type == "log_linear":  # n + 1 levels, however the times are spaced
+            sigmas = np.exp(linspace(np.log(train[-1]), np.log(train[0]), n + 1))
+        else:
+            sigmas = np.interp(times, np.arange(len(train)), train)
+        if respace := self.respacing():
+            low = sigmas[-1] if self.sigma_min is None else self.sigma_min
+            high = sigmas[0] if self.sigma_max is None else self.sigma_max
+            sigmas = respace(float(low), float(high), n)
+            times = time_of(sigmas, train)
+        sigmas = np.append(sigmas, train[0] if self.final_sigmas_type == "sigma_min" else 0)[: n + 1]
+        if self.timestep_type == "continuous" and self.prediction_type == "v_prediction":
+            times = f32(0.25) * np.log(sigmas[:-1].astype(f32))  # EDM's c_noise
+        return ve_grid(times, sigmas, self.timestep_spacing)
+
+    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
+            rows.add(k, at, y=x0, x0=x0, then=[rows.y + to.sigma / at.sigma * (rows.x - rows.y)])
+        return rows.table(grid)
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return ve_marginal(self.abar(), t, log=self.respacing() is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EulerAncestralDiscreteScheduler(DiscreteTime):
+    """First order, stochastic: fall below the next level, then climb to it with fresh noise."""
+
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    timestep_spacing: Spacing = "linspace"
+    rescale_betas_zero_snr: bool = False
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        train = sigmas_of(self.abar())
+        times = spaced(self.timestep_spacing, num_inference_steps, len(train), self.steps_offset).astype(f32)
+        sigmas = np.interp(times, np.arange(len(train)), train)
+        return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
+
+    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
+            up = to.sigma * math.sqrt(max(1 - (to.sigma / at.sigma) ** 2, 0))
+            down = math.sqrt(max(to.sigma**2 - up**2, 0))
+            rows.add(k, at, y=x0, x0=x0, then=[rows.y + down / at.sigma * (rows.x - rows.y) + up * rows.z])
+        return rows.table(grid)
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return ve_marginal(self.abar(), t, log=False)

@@ -1,0 +1,84 @@
+"""PNDM: Liu et al. 2022 (arXiv:2202.09778), equations 9, 12 and 13: classical methods whose move is DDIM's.
+
+The network's outputs are averaged *raw*, and only the average is read as a noise prediction, at the node its step
+starts from: under v-prediction that is another method than one with a history of noise predictions.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.base import DiscreteTime, Spacing
+from diffrt.schedulers.grid import Grid, Node, spaced, strided_grid, training_node, vp_marginal
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.table import Rows, Table
+
+# Adams-Bashforth weights by the number of outputs there are, newest first (12).
+ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PNDMScheduler(DiscreteTime):
+    """Linear multistep of order 4. It starts with three Runge-Kutta steps of four evaluations each, or, with
+    skip_prk_steps (PLMS), with one step that is predicted and corrected, and then with lower orders."""
+
+    skip_prk_steps: bool = False
+    set_alpha_to_one: bool = False
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    timestep_spacing: Spacing = "leading"
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        n, last = num_inference_steps, self.num_train_timesteps
+        if not self.skip_prk_steps and n < 4:
+            raise InvalidArgument(
+                f"num_inference_steps = {n}, allowed: 4 or more, which PNDM's Runge-Kutta start needs; "
+                "take more or set skip_prk_steps"
+            )
+        times = np.round(spaced(self.timestep_spacing, n, last, self.steps_offset))
+        return strided_grid(self.abar(), times, last // n, self.set_alpha_to_one)
+
+    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+        rows = Rows("x", "base", "e1", "e2", "e3", "sum")
+        x, base, e1, e2, e3, total = rows.slots
+        m = rows.m
+        stride = grid.at[0].t - grid.to[0].t
+
+        def node(t: float) -> Node:
+            return training_node(self.abar(), t, self.set_alpha_to_one)
+
+        def move(x: np.ndarray, out: np.ndarray, at: Node, to: Node) -> np.ndarray:  # (9)
+            x0, eps = predict(self.prediction_type, at, x, out)
+            return to.alpha * x0 + to.sigma * eps
+
+        def add(step: int, at: Node, *then: np.ndarray) -> None:
+            rows.add(step, at, y=m, x0=predict(self.prediction_type, at, x, m)[0], then=then)
+
+        steps = list(enumerate(grid))
+        if self.skip_prk_steps:
+            k, (at, to) = steps.pop(0)
+            add(k, at, move(x, m, at, to), x, m, e1, e2, total)
+            if steps:  # the same step again, with the mean of the outputs at both of its ends
+                end = grid.at[1]
+                add(k, end, move(base, (m + e1) / 2, node(end.t + stride), end), base, e1, e2, e3, total)
+            outputs = 1
+        else:
+            half = stride // 2
+            for k, (at, _) in steps[:3]:  # (13)
+                to = grid.at[k + 1]
+                middle = node(to.t + half)
+                add(k, at, move(x, m, at, node(at.t - half)), x, m, e1, e2, m / 6)
+                add(k, middle, move(base, m, at, middle), base, e1, e2, e3, total + m / 3)
+                add(k, middle, move(base, m, at, to), base, e1, e2, e3, total + m / 3)
+                add(k, to, move(base, total + m / 6, at, to), base, e1, e2, e3, 0 * total)
+            steps = steps[3:]
+            outputs = 3
+        for k, (at, to) in steps:
+            outputs = min(outputs + 1, 4)
+            mean = sum(w * e for w, e in zip(ADAMS[outputs - 1], (m, e1, e2, e3), strict=False))
+            add(k, at, move(x, mean, at, to), base, m, e1, e2, total)
+        return rows.table(grid)
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return vp_marginal(self.abar(), t)

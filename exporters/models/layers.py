@@ -1,0 +1,96 @@
+"""Blocks shared by the UNet and the autoencoder; parameter names are those of diffusers' checkpoints."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sinusoidal(timestep: Tensor, dim: int, flip_sin_to_cos: bool, freq_shift: float) -> Tensor:
+    """Sinusoidal timestep embedding (Ho et al. 2020, after Vaswani et al. 2017). f32[B] -> f32[B,dim]."""
+    half = dim // 2
+    rate = -math.log(10000.0) / (half - freq_shift)
+    angle = timestep[:, None] * torch.exp(rate * torch.arange(half, dtype=torch.float32))[None, :]
+    parts = [angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()]
+    return F.pad(torch.cat(parts, dim=-1), (0, dim % 2))
+
+
+class TimestepEmbedding(nn.Module):
+    def __init__(self, channels: int, dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(channels, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class ResnetBlock2D(nn.Module):
+    """norm, SiLU, conv twice, with the time embedding added between; ``time_dim`` None leaves it out (autoencoder)."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_dim: int | None, groups: int, eps: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        if time_dim is not None:
+            self.time_emb_proj = nn.Linear(time_dim, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        self.has_time, self.has_shortcut = time_dim is not None, in_channels != out_channels
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.has_time:
+            assert time is not None
+            h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return (self.conv_shortcut(x) if self.has_shortcut else x) + h
+
+
+class Attention(nn.Module):
+    """Multi-head attention, [B,L,D] queries over [B,S,context] keys; one scaled_dot_product_attention in the graph."""
+
+    def __init__(self, dim: int, context: int, heads: int, bias: bool = False, upcast: bool = False):
+        super().__init__()
+        self.heads, self.upcast = heads, upcast
+        self.to_q = nn.Linear(dim, dim, bias=bias)
+        self.to_k = nn.Linear(context, dim, bias=bias)
+        self.to_v = nn.Linear(context, dim, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B,heads,L,D/heads]
+            for y in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        if self.upcast:
+            q, k, v = q.float(), k.float(), v.float()
+        y = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
+        return self.to_out[0](y.transpose(1, 2).flatten(2))
+
+
+class Downsample2D(nn.Module):
+    """Strided convolution; ``padding`` 0 pads one row and column at the far edges alone, as the autoencoder does."""
+
+    def __init__(self, channels: int, padding: int):
+        super().__init__()
+        self.padding = padding
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if self.padding else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample2D(nn.Module):
+    """Nearest-neighbour upsampling, then a convolution; by two, or to ``size`` where a skip connection sets it."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        up = F.interpolate(x, size=size) if size is not None else F.interpolate(x, scale_factor=2.0)
+        return self.conv(up)

@@ -1,0 +1,228 @@
+"""UNet2DConditionModel of Stable Diffusion 1.x and 2.x (Rombach et al. 2022, "High-Resolution Image Synthesis with
+Latent Diffusion Models"), with diffusers' config keys and tensor names, written to trace cleanly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffrt.errors import CheckpointError
+
+from .config import per_block, read_config
+from .layers import Attention, Downsample2D, ResnetBlock2D, TimestepEmbedding, Upsample2D, sinusoidal
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    in_channels: int = 4
+    out_channels: int = 4
+    sample_size: int | tuple[int, int] | None = None
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+    down_block_types: tuple[str, ...] = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
+    up_block_types: tuple[str, ...] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int | tuple[int, ...] = 2
+    downsample_padding: int = 1
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    cross_attention_dim: int = 1280
+    attention_head_dim: int | tuple[int, ...] = 8  # a number of heads, by a slip that checkpoints froze
+    num_attention_heads: int | tuple[int, ...] | None = None
+    use_linear_projection: bool = False
+    upcast_attention: bool = False
+
+
+# Keys of diffusers' UNet2DConditionModel implemented for these values alone.
+ONLY: dict[str, tuple] = {
+    "center_input_sample": (False,), "mid_block_type": ("UNetMidBlock2DCrossAttn",), "act_fn": ("silu",),
+    "only_cross_attention": (False, None), "mid_block_scale_factor": (1,), "dropout": (0,),
+    "transformer_layers_per_block": (1,), "reverse_transformer_layers_per_block": (None,),
+    "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,), "dual_cross_attention": (False,),
+    "class_embed_type": (None,), "addition_embed_type": (None,), "addition_time_embed_dim": (None,),
+    "num_class_embeds": (None,), "resnet_time_scale_shift": ("default",), "resnet_skip_time_act": (False,),
+    "resnet_out_scale_factor": (1,), "time_embedding_type": ("positional",), "time_embedding_dim": (None,),
+    "time_embedding_act_fn": (None,), "timestep_post_act": (None,), "time_cond_proj_dim": (None,),
+    "conv_in_kernel": (3,), "conv_out_kernel": (3,), "projection_class_embeddings_input_dim": (None,),
+    "attention_type": ("default",), "class_embeddings_concat": (False,),
+    "mid_block_only_cross_attention": (None, False), "cross_attention_norm": (None,),
+    "addition_embed_type_num_heads": (64,),
+}  # fmt: skip
+
+
+class GEGLU(nn.Module):
+    def __init__(self, dim: int, inner: int):
+        super().__init__()
+        self.proj = nn.Linear(dim, inner * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(dim, dim * 4), nn.Identity(), nn.Linear(dim * 4, dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, context: int, upcast: bool):
+        super().__init__()
+        self.norm1, self.attn1 = nn.LayerNorm(dim), Attention(dim, dim, heads, upcast=upcast)
+        self.norm2, self.attn2 = nn.LayerNorm(dim), Attention(dim, context, heads, upcast=upcast)
+        self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        h = self.norm1(x)
+        x = x + self.attn1(h, h)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2D(nn.Module):
+    """The transformer over flattened pixels; its projections are 1x1 convolutions in SD1, linear layers in SD2."""
+
+    def __init__(self, dim: int, heads: int, context: int, groups: int, linear: bool, upcast: bool):
+        super().__init__()
+        self.linear = linear
+        self.norm = nn.GroupNorm(groups, dim, 1e-6)
+        self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(dim, heads, context, upcast)])
+        self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        h = self.norm(x)
+        h = h if self.linear else self.proj_in(h)
+        h = h.flatten(2).transpose(1, 2)  # [B,H*W,C]
+        h = self.proj_in(h) if self.linear else h
+        h = self.transformer_blocks[0](h, context)
+        h = self.proj_out(h) if self.linear else h
+        h = h.transpose(1, 2).unflatten(2, (height, width))
+        return x + (h if self.linear else self.proj_out(h))
+
+
+class Stage(nn.Module):
+    """Residual blocks, each followed by a transformer where the stage has cross-attention."""
+
+    def __init__(self, c: UNetConfig, widths: list[tuple[int, int]], heads: int | None, time_dim: int):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            [ResnetBlock2D(i, o, time_dim, c.norm_num_groups, c.norm_eps) for i, o in widths]
+        )
+        if heads is not None:
+            self.attentions = nn.ModuleList([self.transformer(c, o, heads) for _, o in widths])
+        self.has_attention = heads is not None
+
+    @staticmethod
+    def transformer(c: UNetConfig, dim: int, heads: int) -> Transformer2D:
+        return Transformer2D(
+            dim, heads, c.cross_attention_dim, c.norm_num_groups, c.use_linear_projection, c.upcast_attention
+        )
+
+    def layer(self, j: int, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        x = self.resnets[j](x, time)
+        return self.attentions[j](x, context) if self.has_attention else x
+
+
+class MidBlock(nn.Module):
+    def __init__(self, c: UNetConfig, dim: int, heads: int, time_dim: int):
+        super().__init__()
+        self.attentions = nn.ModuleList([Stage.transformer(c, dim, heads)])
+        self.resnets = nn.ModuleList(
+            [ResnetBlock2D(dim, dim, time_dim, c.norm_num_groups, c.norm_eps) for _ in range(2)]
+        )
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        x = self.attentions[0](self.resnets[0](x, time), context)
+        return self.resnets[1](x, time)
+
+
+DOWN = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}  # block type -> has cross-attention
+UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
+
+
+class UNet2DConditionModel(nn.Module):
+    """Predicts noise (or v) from noisy latents.
+
+    forward(sample f32[B,C,h,w], timestep f32[B], encoder_hidden_states f32[B,S,D]) -> f32[B,C,h,w]. Any h, w >= 1.
+    Raises CheckpointError at construction for config values it does not implement.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__()
+        c = self.config = read_config(UNetConfig, config, ONLY)
+        blocks = len(c.block_out_channels)
+        heads = per_block(c.num_attention_heads or c.attention_head_dim, blocks, "attention_head_dim")
+        layers = per_block(c.layers_per_block, blocks, "layers_per_block")
+        down = self._kinds("down_block_types", DOWN, blocks)
+        up = self._kinds("up_block_types", UP, blocks)
+        widths, time_dim = c.block_out_channels, 4 * c.block_out_channels[0]
+        for index, width in enumerate(widths):
+            uses_heads = down[index] or up[blocks - 1 - index] or index == blocks - 1
+            if width % c.norm_num_groups or (uses_heads and width % heads[index]):
+                raise CheckpointError(
+                    f"block_out_channels[{index}] = {width} is not a multiple of norm_num_groups = "
+                    f"{c.norm_num_groups} and of {heads[index]} attention heads"
+                )
+
+        self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(widths[0], time_dim)
+        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
+        skips, channels = [widths[0]], widths[0]  # widths of the skip connections, in the order they are made
+        for i, width in enumerate(widths):
+            pairs = [(channels if j == 0 else width, width) for j in range(layers[i])]
+            stage = Stage(c, pairs, heads[i] if down[i] else None, time_dim)
+            skips += [width] * layers[i]
+            if i < blocks - 1:
+                stage.downsamplers = nn.ModuleList([Downsample2D(width, c.downsample_padding)])
+                skips.append(width)
+            self.down_blocks.append(stage)
+            channels = width
+        self.mid_block = MidBlock(c, channels, heads[-1], time_dim)
+        for i, width in enumerate(reversed(widths)):
+            pairs = []
+            for _ in range(layers[blocks - 1 - i] + 1):
+                pairs.append((channels + skips.pop(), width))
+                channels = width
+            stage = Stage(c, pairs, heads[blocks - 1 - i] if up[i] else None, time_dim)
+            if i < blocks - 1:
+                stage.upsamplers = nn.ModuleList([Upsample2D(width)])
+            self.up_blocks.append(stage)
+        self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[0], c.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
+
+    def _kinds(self, key: str, known: Mapping[str, bool], blocks: int) -> list[bool]:
+        kinds = getattr(self.config, key)
+        if len(kinds) != blocks or any(kind not in known for kind in kinds):
+            raise CheckpointError(f"config key {key!r} is {list(kinds)}; allowed: {blocks} of {', '.join(known)}")
+        return [known[kind] for kind in kinds]
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        c, context = self.config, encoder_hidden_states
+        wave = sinusoidal(timestep, c.block_out_channels[0], c.flip_sin_to_cos, c.freq_shift)
+        time = self.time_embedding(wave.to(sample.dtype))
+        x = self.conv_in(sample)
+        skips = [x]
+        for i, stage in enumerate(self.down_blocks):
+            for j in range(len(stage.resnets)):
+                x = stage.layer(j, x, time, context)
+                skips.append(x)
+            if i < len(self.down_blocks) - 1:
+                x = stage.downsamplers[0](x)
+                skips.append(x)
+        x = self.mid_block(x, time, context)
+        for i, stage in enumerate(self.up_blocks):
+            for j in range(len(stage.resnets)):
+                x = stage.layer(j, torch.cat([x, skips.pop()], dim=1), time, context)
+            if i < len(self.up_blocks) - 1:
+                x = stage.upsamplers[0](x, size=skips[-1].shape[-2:])
+        return self.conv_out(F.silu(self.conv_norm_out(x)))

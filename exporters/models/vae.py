@@ -1,0 +1,168 @@
+"""AutoencoderKL of latent diffusion (Rombach et al. 2022; Kingma & Welling 2014), with diffusers' config keys and
+tensor names. The latents it takes and gives are the diffusion model's: shifted and scaled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffrt.errors import CheckpointError
+
+from .config import read_config
+from .layers import Attention, Downsample2D, ResnetBlock2D, Upsample2D
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
+    block_out_channels: tuple[int, ...] = (64,)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    sample_size: int | tuple[int, int] = 32
+    scaling_factor: float = 0.18215
+    shift_factor: float | None = None
+    force_upcast: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+
+
+# Keys of diffusers' AutoencoderKL implemented for these values alone.
+ONLY: dict[str, tuple] = {
+    "act_fn": ("silu",), "latents_mean": (None,), "latents_std": (None,), "mid_block_add_attention": (True,),
+}  # fmt: skip
+
+EPS = 1e-6  # of every norm in the autoencoder
+
+
+class PixelAttention(Attention):
+    """Single-head self-attention over pixels, with its norm and residual."""
+
+    def __init__(self, dim: int, groups: int):
+        super().__init__(dim, dim, heads=1, bias=True)
+        self.group_norm = nn.GroupNorm(groups, dim, EPS)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B,H*W,C]
+        return x + super().forward(h, h).transpose(1, 2).unflatten(2, tuple(x.shape[-2:]))
+
+
+class MidBlock(nn.Module):
+    def __init__(self, dim: int, groups: int):
+        super().__init__()
+        self.attentions = nn.ModuleList([PixelAttention(dim, groups)])
+        self.resnets = nn.ModuleList([ResnetBlock2D(dim, dim, None, groups, EPS) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class Stage(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            [ResnetBlock2D(out_channels if j else in_channels, out_channels, None, groups, EPS) for j in range(layers)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        return x
+
+
+class Encoder(nn.Module):
+    def __init__(self, c: VAEConfig):
+        super().__init__()
+        widths = c.block_out_channels
+        self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        for i, width in enumerate(widths):
+            stage = Stage(widths[max(i - 1, 0)], width, c.layers_per_block, c.norm_num_groups)
+            if i < len(widths) - 1:
+                stage.downsamplers = nn.ModuleList([Downsample2D(width, padding=0)])
+            self.down_blocks.append(stage)
+        self.mid_block = MidBlock(widths[-1], c.norm_num_groups)
+        self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * c.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for i, stage in enumerate(self.down_blocks):
+            x = stage(x)
+            if i < len(self.down_blocks) - 1:
+                x = stage.downsamplers[0](x)
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nn.Module):
+    def __init__(self, c: VAEConfig):
+        super().__init__()
+        widths = c.block_out_channels[::-1]
+        self.conv_in = nn.Conv2d(c.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], c.norm_num_groups)
+        self.up_blocks = nn.ModuleList()
+        for i, width in enumerate(widths):
+            stage = Stage(widths[max(i - 1, 0)], width, c.layers_per_block + 1, c.norm_num_groups)
+            if i < len(widths) - 1:
+                stage.upsamplers = nn.ModuleList([Upsample2D(width)])
+            self.up_blocks.append(stage)
+        self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], c.out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(z))
+        for i, stage in enumerate(self.up_blocks):
+            x = stage(x)
+            if i < len(self.up_blocks) - 1:
+                x = stage.upsamplers[0](x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class AutoencoderKL(nn.Module):
+    """Pictures f32[B,3,H,W] in [-1,1] <-> latents f32[B,C,H/f,W/f], f = 2^(stages-1)."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__()
+        c = self.config = read_config(VAEConfig, config, ONLY)
+        for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+            if getattr(c, key) != (kind,) * len(c.block_out_channels):
+                raise CheckpointError(
+                    f"config key {key!r} is {list(getattr(c, key))}; allowed: {len(c.block_out_channels)} of {kind}"
+                )
+        if any(width % c.norm_num_groups for width in c.block_out_channels):
+            raise CheckpointError(
+                f"block_out_channels = {list(c.block_out_channels)} are not multiples of norm_num_groups = "
+                f"{c.norm_num_groups}"
+            )
+        self.shift, self.scale = c.shift_factor or 0.0, c.scaling_factor
+        self.encoder, self.decoder = Encoder(c), Decoder(c)
+        if c.use_quant_conv:
+            self.quant_conv = nn.Conv2d(2 * c.latent_channels, 2 * c.latent_channels, 1)
+        if c.use_post_quant_conv:
+            self.post_quant_conv = nn.Conv2d(c.latent_channels, c.latent_channels, 1)
+
+    def moments(self, sample: Tensor) -> Tensor:
+        """Mean and log-variance of the posterior, concatenated and as learned (neither shifted nor scaled)."""
+        h = self.encoder(sample)
+        return self.quant_conv(h) if self.config.use_quant_conv else h
+
+    def decode_raw(self, z: Tensor) -> Tensor:
+        """The picture of latents as learned (neither shifted nor scaled)."""
+        return self.decoder(self.post_quant_conv(z) if self.config.use_post_quant_conv else z)
+
+    def encode(self, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the diffusion model's latents."""
+        mean, logvar = self.moments(sample).chunk(2, dim=1)
+        std = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
+        return (mean - self.shift) * self.scale, std * self.scale
+
+    def decode(self, latent_sample: Tensor) -> Tensor:
+        """The picture of the diffusion model's latents."""
+        return self.decode_raw(latent_sample / self.scale + self.shift)
