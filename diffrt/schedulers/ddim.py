@@ -14,9 +14,10 @@ from diffrt.schedulers.table import Rows, Table, Threshold
 
 @dataclass(frozen=True, kw_only=True)
 class DDIMScheduler(DiscreteTime):
-    """Deterministic at eta = 0, ancestral DDPM at eta = 1. One evaluation per step, no memory."""
+    """Deterministic at eta = 0, ancestral (DDPM) at eta = 1. One evaluation per step, no memory."""
 
     takes_eta: ClassVar[bool] = True
+    terminal_abar: ClassVar[float] = 0.0
 
     clip_sample: bool = True
     set_alpha_to_one: bool = True
@@ -38,13 +39,13 @@ class DDIMScheduler(DiscreteTime):
         for k, (at, to) in enumerate(grid):
             x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
             std = eta * to.sigma / at.sigma * math.sqrt(max(1 - (at.alpha / to.alpha) ** 2, 0))  # (16)
-            # (12). eps stays the network's own even where y = x0 is clipped, so it is a form in x and m.
-            rows.add(k, at, y=x0, x0=x0, then=[
-                to.alpha * rows.y + math.sqrt(max(to.sigma**2 - std**2, 0)) * eps + std * rows.z
-            ])  # fmt: skip
-        threshold = Threshold(self.dynamic_thresholding_ratio, self.sample_max_value) if self.thresholding else None
-        clip = self.clip_sample_range if self.clip_sample and not self.thresholding else None
-        return rows.table(grid, clip, threshold)
+            direction = math.sqrt(max(to.sigma**2 - std**2, 0))
+            # (12). Where y = x0 is clipped, eps stays the network's own: it is a form in x and m, not in y.
+            x_next = to.alpha * rows.y + direction * eps + std * rows.z
+            rows.add(k, at, y=x0, x0=x0, then=[x_next])
+        if self.thresholding:
+            return rows.table(grid, threshold=Threshold(self.dynamic_thresholding_ratio, self.sample_max_value))
+        return rows.table(grid, clip=self.clip_sample_range if self.clip_sample else None)
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return vp_marginal(self.abar(), t)

@@ -1,6 +1,6 @@
-"""Euler and ancestral Euler in sigma: Karras et al. 2022 (arXiv:2206.00364), eq. 1 and algorithm 2 without churn.
+"""Euler and ancestral Euler in sigma (Karras et al. 2022, arXiv:2206.00364, eq. 1 and algorithm 1's first half).
 
-The ancestral split of a step into a deterministic fall and fresh noise is DDPM's, Song et al. 2020 (arXiv:2010.02502),
+Splitting a step into a deterministic fall and fresh noise is DDPM's way: Song et al. 2020 (arXiv:2010.02502)
 eq. 16 at eta = 1, in the variables of x = x0 + sigma eps.
 """
 
@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 
 from diffrt.schedulers.base import DiscreteTime, Spacing
-from diffrt.schedulers.grid import Grid, f32, linspace, sigmas_of, spaced, time_of, ve_grid, ve_marginal
+from diffrt.schedulers.betas import f32, linspace, sigmas_of
+from diffrt.schedulers.grid import Grid, spaced, time_of, ve_grid, ve_marginal
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
@@ -49,16 +50,18 @@ class EulerDiscreteScheduler(DiscreteTime):
             high = sigmas[0] if self.sigma_max is None else self.sigma_max
             sigmas = respace(float(low), float(high), n)
             times = time_of(sigmas, train)
-        sigmas = np.append(sigmas, train[0] if self.final_sigmas_type == "sigma_min" else 0)[: n + 1]
+        sigmas = np.append(sigmas, train[0] if self.final_sigmas_type == "sigma_min" else 0)
         if self.timestep_type == "continuous" and self.prediction_type == "v_prediction":
-            times = f32(0.25) * np.log(sigmas[:-1].astype(f32))  # EDM's c_noise
+            times = f32(0.25) * np.log(sigmas[:-1].astype(f32))  # c_noise of arXiv:2206.00364, table 1
+        sigmas = sigmas[: len(times) + 1]
         return ve_grid(times, sigmas, self.timestep_spacing)
 
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
         rows = Rows("x")
         for k, (at, to) in enumerate(grid):
             x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
-            rows.add(k, at, y=x0, x0=x0, then=[rows.y + to.sigma / at.sigma * (rows.x - rows.y)])
+            x_next = rows.y + to.sigma / at.sigma * (rows.x - rows.y)
+            rows.add(k, at, y=x0, x0=x0, then=[x_next])
         return rows.table(grid)
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,9 +86,10 @@ class EulerAncestralDiscreteScheduler(DiscreteTime):
         rows = Rows("x")
         for k, (at, to) in enumerate(grid):
             x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
+            down = to.sigma**2 / at.sigma  # down^2 + up^2 = to.sigma^2
             up = to.sigma * math.sqrt(max(1 - (to.sigma / at.sigma) ** 2, 0))
-            down = math.sqrt(max(to.sigma**2 - up**2, 0))
-            rows.add(k, at, y=x0, x0=x0, then=[rows.y + down / at.sigma * (rows.x - rows.y) + up * rows.z])
+            x_next = rows.y + down / at.sigma * (rows.x - rows.y) + up * rows.z
+            rows.add(k, at, y=x0, x0=x0, then=[x_next])
         return rows.table(grid)
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,24 +1,19 @@
-"""Noise schedules and the grid: which noise levels a sampler visits.
+"""The grid: which noise levels a run visits.
 
 A node is a point of the forward process x = alpha * x0 + sigma * eps. Two conventions meet here:
 
-    VP  alpha^2 + sigma^2 = 1, the model sees x itself                        (Ho et al. 2020, arXiv:2006.11239, eq. 4)
-    VE  alpha = 1, the model sees x / sqrt(sigma^2 + 1)                       (Karras et al. 2022, arXiv:2206.00364)
-
-Schedules are built in float32, operation by operation as diffusers does, because checkpoints are sampled with exactly
-those numbers; everything after the grid is float64.
+    VP  alpha^2 + sigma^2 = 1, the model sees x itself             (Ho et al. 2020, arXiv:2006.11239, eq. 4)
+    VE  alpha = 1, the model sees x / sqrt(sigma^2 + 1)            (Karras et al. 2022, arXiv:2206.00364)
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-
-f32 = np.float32
+from diffrt.schedulers.betas import f32, sigmas_of
 
 
 @dataclass(frozen=True)
@@ -89,89 +84,25 @@ class Grid:
         return np.array([n.sigma / n.alpha if n.alpha else math.inf for n in (*self.at, self.to[-1])])
 
     def distinct(self) -> "Grid":
-        """Itself, if no level repeats on the way (the last step may stand still): multistep methods divide by gaps."""
+        """Itself, where no level repeats (the last step may stand still): multistep methods divide by gaps."""
         levels = self.sigmas[:-1]
-        if np.any(levels[1:] >= levels[:-1]):
-            k = int(np.argmax(levels[1:] >= levels[:-1]))
+        repeats = np.flatnonzero(levels[1:] >= levels[:-1])
+        if len(repeats):
             raise InvalidArgument(
-                f"{len(self)} steps visit the noise level at t = {self.at[k + 1].t:g} twice: "
+                f"{len(self)} steps visit the noise level at t = {self.at[repeats[0] + 1].t:g} twice: "
                 "take fewer steps or another timestep_spacing"
             )
         return self
 
 
-# --- the training schedule ---------------------------------------------------------------------------------------
-
-
-def _linspace(start: float, end: float, n: int) -> np.ndarray:  # [n] f32
-    """torch.linspace in float32: the second half counts back from the end."""
-    lo, hi, i = f32(start), f32(end), np.arange(n, dtype=f32)
-    step = (hi - lo) / f32(max(n - 1, 1))
-    return np.where(np.arange(n) < max(n // 2, 1), lo + step * i, hi - step * (f32(n - 1) - i))
-
-
-def _squaredcos(n: int) -> np.ndarray:  # [n] f32
-    """Nichol & Dhariwal 2021 (arXiv:2102.09672) eq. 17, betas capped at 0.999."""
-    abar = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
-    return np.array([min(1 - after / before, 0.999) for before, after in zip(abar, abar[1:], strict=False)], f32)
-
-
-def _zero_terminal_snr(betas: np.ndarray) -> np.ndarray:  # [T] f32
-    """Lin et al. 2023 (arXiv:2305.08891) algorithm 1: shift and scale sqrt(abar) so that its last value is 0."""
-    root = np.sqrt(_cumprod(1 - betas))
-    first, last = root[0], root[-1]
-    abar = np.square((root - last) * (first / (first - last)))
-    return 1 - np.concatenate([abar[:1], abar[1:] / abar[:-1]])
-
-
-def _cumprod(a: np.ndarray) -> np.ndarray:  # [T] f32
-    """torch.cumprod: a float64 accumulator, rounded at every element."""
-    return np.cumprod(a, dtype=np.float64).astype(f32)
-
-
-@lru_cache(maxsize=64)
-def alphas_cumprod(
-    num_train_timesteps: int,
-    beta_start: float,
-    beta_end: float,
-    beta_schedule: str,
-    trained_betas: tuple[float, ...] | None,
-    zero_snr: bool = False,
-) -> np.ndarray:  # [T] f32, read-only
-    """abar_t of every training step. Raises InvalidArgument where a beta is outside (0, 1]."""
-    n = num_train_timesteps
-    if trained_betas is not None:
-        betas = np.array(trained_betas, f32)
-    elif beta_schedule == "linear":
-        betas = _linspace(beta_start, beta_end, n)
-    elif beta_schedule == "scaled_linear":
-        betas = np.square(_linspace(math.sqrt(max(beta_start, 0)), math.sqrt(max(beta_end, 0)), n))
-    else:
-        betas = _squaredcos(n)
-    if len(betas) != n or not np.all((betas > 0) & (betas <= 1)):
-        raise InvalidArgument(
-            f"got {len(betas)} betas from {betas.min():g} to {betas.max():g}: "
-            f"{n} are needed (num_train_timesteps), each above 0 and at most 1"
-        )
-    abar = _cumprod(1 - (_zero_terminal_snr(betas) if zero_snr else betas))
-    abar.setflags(write=False)
-    return abar
-
-
-def sigmas_of(abar: np.ndarray) -> np.ndarray:  # [T] f32
-    """Noise-to-signal ratio sqrt((1 - abar) / abar) of every training step."""
-    with np.errstate(divide="ignore"):
-        return np.sqrt((1 - abar) / abar)
-
-
-# --- choosing times and noise levels -----------------------------------------------------------------------------
+# --- choosing times and noise levels ---------------------------------------------------------------------
 
 
 def spaced(spacing: str, n: int, last: int, offset: int = 0, stride: float | None = None) -> np.ndarray:
-    """n times from below `last` down to about 0, not rounded in "linspace". [n] f64   (arXiv:2305.08891, table 2)
+    """n times descending from below `last` to about 0, not yet rounded. [n] f64   (arXiv:2305.08891, table 2)
 
-    The reference's "trailing" gives n + 1 times, the last of them -1, for some n (61, 103, 121, ...), where
-    last / n rounds down; here that one is dropped.
+    The reference's "trailing" makes n + 1 times, the last of them -1, for some n (61, 103, 121, ... of 1000)
+    where last / n rounds down; here that one is dropped.
     """
     if spacing == "linspace":
         return np.linspace(0, last - 1, n)[::-1]
@@ -193,7 +124,7 @@ def exponential(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi
 
 
 def lu(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to lo
-    """Even in lambda (Lu et al. 2022, arXiv:2206.00927, section 3.3); the end values are taken in float32."""
+    """Even in lambda (Lu et al. 2022, arXiv:2206.00927, section 3.3); the ends are taken in float32."""
     return np.exp(np.linspace(float(np.log(f32(hi))), float(np.log(f32(lo))), n))
 
 
@@ -208,7 +139,7 @@ def time_of(sigma: np.ndarray, train: np.ndarray) -> np.ndarray:  # [n] f64, [T]
     return (1 - w) * low + w * (low + 1)
 
 
-# --- grids of the two conventions --------------------------------------------------------------------------------
+# --- the two conventions ---------------------------------------------------------------------------------
 
 
 def training_node(abar: np.ndarray, t: float, set_alpha_to_one: bool) -> Node:
@@ -229,13 +160,13 @@ def strided_grid(abar: np.ndarray, times: np.ndarray, stride: int, set_alpha_to_
 
 
 def vp_marginal(abar: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(alpha, sigma) at training times t, between two of them by their abar. [B] f64 -> [B] f64, [B] f64"""
+    """(alpha, sigma) at training times t, between two of them by abar. [B] f64 -> [B] f64, [B] f64"""
     a = np.interp(t, np.arange(len(abar)), abar)
     return np.sqrt(a), np.sqrt(1 - a)
 
 
 def ve_grid(times: np.ndarray, sigmas: np.ndarray, spacing: str) -> Grid:  # [n], [n + 1]
-    """VE steps through these levels. "leading" starts below the highest level and so from slightly more noise."""
+    """VE steps through these levels. "leading" starts below the highest level, and so from a little more noise."""
     sigmas = sigmas.astype(f32)
     nodes = [ve_node(t, sigma) for t, sigma in zip((*times.astype(f32), 0.0), sigmas, strict=True)]
     top = float(sigmas.max())
@@ -243,7 +174,7 @@ def ve_grid(times: np.ndarray, sigmas: np.ndarray, spacing: str) -> Grid:  # [n]
 
 
 def ve_marginal(abar: np.ndarray, t: np.ndarray, log: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(1, sigma) at training times t: linear in sigma, or in log sigma (the inverse of time_of) for re-spaced grids."""
-    train = sigmas_of(abar)
-    sigma = np.exp(np.interp(t, np.arange(len(abar)), np.log(train))) if log else np.interp(t, np.arange(len(abar)), train)
+    """(1, sigma) at training times t, by sigma, or by log sigma where time_of made the times. [B] f64 -> [B] f64"""
+    train, every = sigmas_of(abar), np.arange(len(abar))
+    sigma = np.exp(np.interp(t, every, np.log(train))) if log else np.interp(t, every, train)
     return np.ones_like(t), sigma

@@ -1,14 +1,16 @@
-"""Linear multistep in sigma: Adams-Bashforth on a non-uniform grid (Hairer, Norsett & Wanner, Solving ODEs I, III.5),
-for dx/dsigma = eps (Karras et al. 2022, arXiv:2206.00364, eq. 1 with x = x0 + sigma eps)."""
+"""Linear multistep in sigma, for dx/dsigma = eps (Karras et al. 2022, arXiv:2206.00364, eq. 1): Adams-Bashforth
+on a non-uniform grid (Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, III.5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.polynomial import Polynomial, polynomial
 
 from diffrt.schedulers.base import DiscreteTime, Spacing
-from diffrt.schedulers.grid import Grid, sigmas_of, spaced, time_of, ve_grid, ve_marginal
+from diffrt.schedulers.betas import f32, sigmas_of
+from diffrt.schedulers.grid import Grid, spaced, time_of, ve_grid, ve_marginal
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
@@ -26,11 +28,11 @@ class LMSDiscreteScheduler(DiscreteTime):
     timestep_spacing: Spacing = "linspace"
 
     def grid(self, num_inference_steps: int) -> Grid:
-        train = sigmas_of(self.abar())
-        times = spaced(self.timestep_spacing, num_inference_steps, len(train), self.steps_offset).astype(np.float32)
+        n, train = num_inference_steps, sigmas_of(self.abar())
+        times = spaced(self.timestep_spacing, n, len(train), self.steps_offset).astype(f32)
         sigmas = np.interp(times, np.arange(len(train)), train)
         if respace := self.respacing():
-            sigmas = respace(sigmas[-1], sigmas[0], num_inference_steps)
+            sigmas = respace(sigmas[-1], sigmas[0], n)
             times = time_of(sigmas, train)
         return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
 
@@ -40,8 +42,8 @@ class LMSDiscreteScheduler(DiscreteTime):
         sigmas = grid.distinct().sigmas
         for k, (at, _) in enumerate(grid):
             x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
-            weights = adams(sigmas[max(k - ORDER + 1, 0) : k + 1][::-1], sigmas[k + 1])
             outputs = [rows.y, *past]
+            weights = adams(sigmas[k::-1][:ORDER], sigmas[k + 1])
             x_next = x + sum(w * y for w, y in zip(weights, outputs, strict=False))
             rows.add(k, at, y=eps, x0=x0, then=[x_next, *outputs[:-1]])
         return rows.table(grid)
@@ -51,16 +53,16 @@ class LMSDiscreteScheduler(DiscreteTime):
 
 
 def adams(nodes: Sequence[float], to: float) -> list[float]:
-    """Weights w with the integral of f from nodes[0] to `to` = sum_j w_j f(nodes[j]), exact for polynomials of degree
-    below len(nodes): each is the integral of a Lagrange polynomial. Descending nodes, newest (nodes[0]) last passed.
+    """Weights w such that sum_j w_j f(nodes[j]) is the integral of f from nodes[0] to `to` for every polynomial of
+    degree below len(nodes): the integrals of the Lagrange polynomials. Nodes newest first.
 
-    In u = (sigma - nodes[0]) / h every root is <= 0 and the interval is [0, 1], so no digits cancel.
+    In u = (sigma - nodes[0]) / h every root is <= 0 and the interval is [0, 1], so that no digits cancel.
     """
     h = to - nodes[0]
     u = (np.asarray(nodes) - nodes[0]) / h
     weights = []
     for j in range(len(u)):
         roots = np.delete(u, j)
-        integral = np.polyval(np.polyint(np.poly(roots)), 1.0)
-        weights.append(float(h * integral / np.prod(u[j] - roots)))
+        lagrange = Polynomial(polynomial.polyfromroots(roots)) / np.prod(u[j] - roots)
+        weights.append(float(h * lagrange.integ()(1.0)))
     return weights

@@ -1,7 +1,7 @@
 """PNDM: Liu et al. 2022 (arXiv:2202.09778), equations 9, 12 and 13: classical methods whose move is DDIM's.
 
-The network's outputs are averaged *raw*, and only the average is read as a noise prediction, at the node its step
-starts from: under v-prediction that is another method than one with a history of noise predictions.
+The network's outputs are averaged *raw*, and only the average is read as a noise prediction, at the node its
+step starts from: under v-prediction that is another method than one with a history of noise predictions.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 2
 
 @dataclass(frozen=True, kw_only=True)
 class PNDMScheduler(DiscreteTime):
-    """Linear multistep of order 4. It starts with three Runge-Kutta steps of four evaluations each, or, with
-    skip_prk_steps (PLMS), with one step that is predicted and corrected, and then with lower orders."""
+    """Linear multistep over four outputs. It starts with three Runge-Kutta steps of four evaluations each, or,
+    with skip_prk_steps (PLMS), with one step that is predicted and corrected and then with fewer outputs."""
 
     skip_prk_steps: bool = False
     set_alpha_to_one: bool = False
@@ -34,15 +34,16 @@ class PNDMScheduler(DiscreteTime):
         if not self.skip_prk_steps and n < 4:
             raise InvalidArgument(
                 f"num_inference_steps = {n}, allowed: 4 or more, which PNDM's Runge-Kutta start needs; "
-                "take more or set skip_prk_steps"
+                "or set skip_prk_steps"
             )
         times = np.round(spaced(self.timestep_spacing, n, last, self.steps_offset))
         return strided_grid(self.abar(), times, last // n, self.set_alpha_to_one)
 
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
-        rows = Rows("x", "base", "e1", "e2", "e3", "sum")
-        x, base, e1, e2, e3, total = rows.slots
-        m = rows.m
+        rows = Rows("x", "base", "e1", "e2", "e3", *(() if self.skip_prk_steps else ("sum",)))
+        x, base, e1, e2, e3, *rest = rows.slots
+        m, none = rows.m, 0 * rows.m
+        total = rest[0] if rest else none
         stride = grid.at[0].t - grid.to[0].t
 
         def node(t: float) -> Node:
@@ -53,31 +54,32 @@ class PNDMScheduler(DiscreteTime):
             return to.alpha * x0 + to.sigma * eps
 
         def add(step: int, at: Node, *then: np.ndarray) -> None:
-            rows.add(step, at, y=m, x0=predict(self.prediction_type, at, x, m)[0], then=then)
+            x0, _ = predict(self.prediction_type, at, x, m)
+            rows.add(step, at, y=m, x0=x0, then=then[: len(rows.slots)])
 
         steps = list(enumerate(grid))
         if self.skip_prk_steps:
             k, (at, to) = steps.pop(0)
-            add(k, at, move(x, m, at, to), x, m, e1, e2, total)
+            add(k, at, move(x, m, at, to), x, m, e1, e2, none)
             if steps:  # the same step again, with the mean of the outputs at both of its ends
                 end = grid.at[1]
-                add(k, end, move(base, (m + e1) / 2, node(end.t + stride), end), base, e1, e2, e3, total)
+                add(k, end, move(base, (m + e1) / 2, node(end.t + stride), end), none, e1, e2, e3, none)
             outputs = 1
         else:
-            half = stride // 2
             for k, (at, _) in steps[:3]:  # (13)
                 to = grid.at[k + 1]
+                half = stride // 2
                 middle = node(to.t + half)
                 add(k, at, move(x, m, at, node(at.t - half)), x, m, e1, e2, m / 6)
                 add(k, middle, move(base, m, at, middle), base, e1, e2, e3, total + m / 3)
                 add(k, middle, move(base, m, at, to), base, e1, e2, e3, total + m / 3)
-                add(k, to, move(base, total + m / 6, at, to), base, e1, e2, e3, 0 * total)
+                add(k, to, move(base, total + m / 6, at, to), none, e1, e2, e3, none)
             steps = steps[3:]
             outputs = 3
         for k, (at, to) in steps:
             outputs = min(outputs + 1, 4)
             mean = sum(w * e for w, e in zip(ADAMS[outputs - 1], (m, e1, e2, e3), strict=False))
-            add(k, at, move(x, mean, at, to), base, m, e1, e2, total)
+            add(k, at, move(x, mean, at, to), none, m, e1, e2, none)
         return rows.table(grid)
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ from diffrt.schedulers.grid import Node
 def predict(kind: str, at: Node, x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(x0, eps) as linear functions of x = alpha x0 + sigma eps and of the network's output m at that node.
 
-    v is alpha eps - sigma x0 of the variance-preserving x (Salimans & Ho 2022, arXiv:2202.00512, appendix D); a VE
-    node is brought there first. x and m are unit vectors while a table is built.
+    v is alpha eps - sigma x0 of the variance-preserving x (Salimans & Ho 2022, arXiv:2202.00512, appendix D);
+    a VE node is brought there first. x and m are unit vectors while a table is built.
     """
     if kind == "epsilon":
         return (x - at.sigma * m) / at.alpha, m

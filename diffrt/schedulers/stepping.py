@@ -1,9 +1,9 @@
 """The stepping shell: diffusers' loop idiom over a table, for people who write their own loop.
 
-    s = scheduler.stepper(20)
-    x = noise * s.init_noise_sigma
-    for t in s.timesteps:
-        x = s.step(model(s.scale_model_input(x, t), t), t, x).prev_sample
+s = scheduler.stepper(20)
+x = noise * s.init_noise_sigma
+for t in s.timesteps:
+    x = s.step(model(s.scale_model_input(x, t), t), t, x).prev_sample
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class StepOutput(NamedTuple):
 class Stepper:
     """One run through a table. It remembers its place and its slots; make a new one for a new run.
 
-    timesteps [E] f32, one per model evaluation; sigmas [n + 1] f32, noise-to-signal ratio of every node and of the end.
+    timesteps [E] f32, one per model evaluation; sigmas [n + 1] f32, noise-to-signal ratios with that of the end.
     """
 
     def __init__(self, table: Table, grid: Grid) -> None:
@@ -40,14 +40,13 @@ class Stepper:
 
     def step(
         self, model_output: np.ndarray, timestep: float, sample: np.ndarray, noise: np.ndarray | None = None
-    ) -> StepOutput:
-        """One evaluation. Raises InvalidArgument when timesteps are visited out of order or noise is missing."""
+    ) -> StepOutput:  # arrays of one shape [B, ...]
+        """One evaluation. Raises InvalidArgument for timesteps out of order or missing noise."""
         i = self._row(timestep)
-        if self._slots is None:
-            self._slots = init_slots(self.table, sample)
-        self._slots[0] = sample  # the caller may have edited it
-        x0 = denoised(self.table, i, self._slots, model_output)
-        self._slots = apply_row(self.table, i, self._slots, model_output, noise)
+        slots = init_slots(self.table, sample) if self._slots is None else self._slots
+        slots[0] = sample  # the caller may have edited it
+        x0 = denoised(self.table, i, slots, model_output)
+        self._slots = apply_row(self.table, i, slots, model_output, noise)
         self._i += 1
         return StepOutput(self._slots[0].copy(), x0)
 
@@ -55,7 +54,6 @@ class Stepper:
         if self._i >= self.table.evals:
             raise InvalidArgument(f"all {self.table.evals} timesteps are done: make a new stepper for a new run")
         if float(timestep) != self.timesteps[self._i]:
-            raise InvalidArgument(
-                f"got timestep {float(timestep):g} where {self.timesteps[self._i]:g} is next: visit .timesteps in order"
-            )
+            due = self.timesteps[self._i]
+            raise InvalidArgument(f"got timestep {timestep}, {due:g} is next: visit .timesteps in order")
         return self._i

@@ -1,10 +1,10 @@
 """A sampler is a table: one row of numbers per model evaluation, and one rule that runs every row.
 
     m      = model(c_in * x, t)              raw network output
-    y      = shape(p * x + q * m)            shape: identity, a clip or a dynamic threshold; the only nonlinearity
+    y      = shape(p * x + q * m)            shape: nothing, a clip or a dynamic threshold; all that is nonlinear
     slots' = W @ [slots; y; m; z]            z is fresh unit noise
 
-slots[0] is always x. This file holds the table, the builder that fills it and the NumPy interpreter that runs it.
+slots[0] is always x. Here are the table, the builder that fills it and the NumPy interpreter that runs it.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from diffrt.schedulers.grid import Grid, Node
 
 @dataclass(frozen=True)
 class Threshold:
-    """Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3): y is clipped to [-s, s] and divided
-    by s, where s is that quantile of |y| over one image, at least 1 and at most `limit`."""
+    """Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3): y is clipped to [-s, s] and
+    divided by s, where s is that quantile of |y| over one image, at least 1 and at most `limit`."""
 
     quantile: float
     limit: float
@@ -29,8 +29,8 @@ class Threshold:
 class Table:
     """E evaluations of a sampler with S slots. Arrays are float64 and read-only.
 
-    `clip` and `threshold` say how y is shaped (at most one of them is set); a table that shapes has y = x0.
-    Initial latents are unit noise times `init_sigma`; every other slot starts at zero.
+    `clip` and `threshold` say how y is shaped; at most one is set, and then y = x0. Initial latents are unit
+    noise times `init_sigma`; every other slot starts at zero.
     """
 
     slots: tuple[str, ...]  # "x" first
@@ -41,7 +41,7 @@ class Table:
     px0: np.ndarray  # [E] x0 = px0 * x + qx0 * m, whatever y is: for previews
     qx0: np.ndarray  # [E]
     W: np.ndarray  # [E, S, S + 3] columns: slots, y, m, z
-    step_of: np.ndarray  # [E] i64, the step an evaluation belongs to; a step ends where the next value differs
+    step_of: np.ndarray  # [E] i64, the step an evaluation belongs to; the step ends where the next one differs
     init_sigma: float = 1.0
     clip: float | None = None
     threshold: Threshold | None = None
@@ -49,12 +49,11 @@ class Table:
     def __post_init__(self) -> None:
         for name in ("t", "c_in", "p", "q", "px0", "qx0", "W"):
             column = getattr(self, name)
-            bad = ~np.isfinite(column.reshape(len(column), -1)).all(axis=1)
+            bad = ~np.isfinite(column.reshape(self.evals, -1)).all(axis=1)
             if bad.any():
-                row = int(bad.argmax())
                 raise InvalidArgument(
-                    f"this configuration gives {name} = {column[row].tolist()} in evaluation {row} (t = {self.t[row]:g}): "
-                    "two nodes coincide or a noise level is 0 or infinite; try fewer steps or another spacing"
+                    f"this configuration gives {name} a value that is not finite at t = {self.t[bad][0]:g}: "
+                    "take fewer steps or another timestep_spacing, and check the betas"
                 )
             column.setflags(write=False)
 
@@ -88,17 +87,19 @@ class Table:
         ]
         unit = np.eye(len(terms))
         for i in range(self.evals):
-            y = form(self.p[i] * unit[0] + self.q[i] * unit[-2])
-            then = "; ".join(f"{s} = {form(w)}" for s, w in zip(self.slots, self.W[i], strict=True))
-            lines.append(
-                f"{self.step_of[i]:4d}  m = model({self.c_in[i]:.5g} x, {self.t[i]:.7g}); y = {y}; then {then}"
-            )
+            m = f"m = model({self.c_in[i]:.5g} x, {self.t[i]:.7g})"
+            y = f"y = {form(self.p[i] * unit[0] + self.q[i] * unit[-2])}"
+            then = [f"{s} = {form(w)}" for s, w in zip(self.slots, self.W[i], strict=True)]
+            lines.append(f"{self.step_of[i]:4d}  " + "; ".join([m, y, *then]))
         return "\n".join(lines)
 
 
 class Rows:
-    """Builds a table by running a sampler's formula once on unit vectors: a linear form over [slots; y; m; z] is a
-    float64 vector of S + 3 coefficients, and so the result of the formula is the row."""
+    """Builds a table by running a sampler's formula once on unit vectors.
+
+    A linear form over [slots; y; m; z] is a float64 vector of S + 3 coefficients; with the unit vectors `slots`,
+    `x`, `y`, `m` and `z` in its place, the value of the paper's formula is the row.
+    """
 
     def __init__(self, *slots: str) -> None:
         units = np.eye(len(slots) + 3)
@@ -109,7 +110,7 @@ class Rows:
         self._rows: list[tuple] = []
 
     def add(self, step: int, at: Node, y: np.ndarray, x0: np.ndarray, then: Sequence[np.ndarray]) -> None:
-        """One evaluation at a node: y and x0 as forms in x and m, then the next value of every slot as a form."""
+        """One evaluation at a node: y and x0 as forms in x and m, then the next value of every slot."""
         self._rows.append((step, at.t, at.c_in, y[0], y[-2], x0[0], x0[-2], np.stack(then)))
 
     def table(self, grid: Grid, clip: float | None = None, threshold: Threshold | None = None) -> Table:
@@ -117,7 +118,7 @@ class Rows:
         return Table(self.names, t, c_in, p, q, px0, qx0, w, step, grid.init_sigma, clip, threshold)
 
 
-# --- the NumPy interpreter ---------------------------------------------------------------------------------------
+# --- the NumPy interpreter -------------------------------------------------------------------------------
 
 
 def init_slots(table: Table, x: np.ndarray) -> np.ndarray:  # [B, ...] -> [S, B, ...], dtype of x
@@ -127,20 +128,23 @@ def init_slots(table: Table, x: np.ndarray) -> np.ndarray:  # [B, ...] -> [S, B,
     return slots
 
 
-def apply_row(table: Table, i: int, slots: np.ndarray, m: np.ndarray, z: np.ndarray | None = None) -> np.ndarray:
-    """The state after evaluation i. [S, B, ...] and m, z [B, ...] -> [S, B, ...], in the dtype of slots.
+def apply_row(
+    table: Table, i: int, slots: np.ndarray, m: np.ndarray, z: np.ndarray | None = None
+) -> np.ndarray:  # [S, B, ...], [B, ...], [B, ...] -> [S, B, ...], in the dtype of slots
+    """The state after evaluation i, where m = model(c_in[i] * slots[0], t[i]).
 
-    m is model(c_in[i] * slots[0], t[i]); z may be None where the row is not noisy. Raises InvalidArgument for
-    missing noise. Sums run in one fixed order element by element, so a picture does not depend on its batch.
+    z may be None where the row is not noisy, else that is InvalidArgument. Sums run element by element in one
+    order, so that a picture does not depend on the batch it is made in.
     """
     w = table.W[i].astype(slots.dtype)
     if z is None and w[:, -1].any():
-        raise InvalidArgument(f"evaluation {i} adds fresh noise: got z = None, pass unit noise of shape {m.shape}")
-    terms = (*slots, _shape(table, _linear(table.p[i], slots[0], table.q[i], m)), m, z)
+        raise InvalidArgument(f"evaluation {i} adds fresh noise: got None, pass unit noise of shape {m.shape}")
+    y = _shape(table, _linear(table.p[i], slots[0], table.q[i], m))
+    terms = (*slots, y, m, z)
     out = np.zeros_like(slots)
-    for row, coefficients in zip(out, w, strict=True):
-        for j in np.flatnonzero(coefficients):
-            row += coefficients[j] * terms[j]
+    for slot, row in zip(out, w, strict=True):
+        for j in np.flatnonzero(row):
+            slot += row[j] * terms[j]
     return out
 
 
@@ -149,16 +153,16 @@ def denoised(table: Table, i: int, slots: np.ndarray, m: np.ndarray) -> np.ndarr
     return _shape(table, _linear(table.px0[i], slots[0], table.qx0[i], m))
 
 
-def _linear(a: float, x: np.ndarray, b: float, m: np.ndarray) -> np.ndarray:
-    return x.dtype.type(a) * x + x.dtype.type(b) * m
+def _linear(p: float, x: np.ndarray, q: float, m: np.ndarray) -> np.ndarray:
+    return x.dtype.type(p) * x + x.dtype.type(q) * m
 
 
 def _shape(table: Table, y: np.ndarray) -> np.ndarray:
     if table.clip is not None:
         return np.clip(y, -table.clip, table.clip)
     if table.threshold is not None:
-        images = np.abs(y).reshape(len(y), -1)
-        s = np.clip(np.quantile(images, table.threshold.quantile, axis=1), 1, None)
-        s = np.minimum(s, table.threshold.limit).astype(y.dtype).reshape(-1, *[1] * (y.ndim - 1))
+        magnitudes = np.abs(y).reshape(len(y), -1)
+        s = np.quantile(magnitudes, table.threshold.quantile, axis=1).astype(y.dtype)
+        s = np.minimum(np.maximum(s, 1), table.threshold.limit).reshape(-1, *[1] * (y.ndim - 1))
         return np.clip(y, -s, s) / s
     return y

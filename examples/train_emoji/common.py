@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 WORK = Path(__file__).parent / "work"
 OUT = WORK / "emoji"  # the trained checkpoint, in diffusers layout
-sys.path.insert(0, str(Path(__file__).parents[2]))  # so that `exporters` is found from a clone without installing
+sys.path.append(str(Path(__file__).parents[2]))  # so that `exporters` is found from a clone without installing
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -24,7 +24,7 @@ CONFIG = {
     "block_out_channels": [32, 64, 96], "layers_per_block": 1, "norm_num_groups": 16, "act_fn": "silu",
     "scaling_factor": 1.0, "force_upcast": False,
 }  # fmt: skip
-BATCH, RATE, KL = 32, 1.5e-3, 2e-6
+BATCH, RATE, KL = 16, 8e-4, 1e-6
 
 
 def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,7 +46,7 @@ def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def to_tensor(batch: np.ndarray) -> Tensor:
     """u8 [B,H,W,3] -> f32 [B,3,H,W] in [-1,1]."""
-    return (torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    return (torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
 def loss_terms(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,7 @@ def main() -> None:
     minutes = args.parse_args().minutes
     train, held, _ = pictures()
     torch.manual_seed(0)
-    model = AutoencoderKL(CONFIG).to(device, memory_format=torch.channels_last)
+    model = AutoencoderKL(CONFIG).to(device)
     average = Average(model, 0.998)
     optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=1e-3)
     step, spent, path = 0, 0.0, WORK / "vae.pt"
@@ -99,7 +99,7 @@ def main() -> None:
     log, rng, last, saved = Log("vae.csv", ["step", "minutes", "loss", "kl", "psnr_db", "pictures_per_s"]), np.random.default_rng(step), time.time(), time.time()
     total, count = torch.zeros(2, device=device), 0
     while spent < minutes * 60:
-        rate = RATE * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, spent / (minutes * 60)))))
+        rate = RATE * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, spent / (minutes * 60)))))
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = train[rng.integers(len(train), size=BATCH)]
@@ -108,7 +108,7 @@ def main() -> None:
         recon, kl = loss_terms(model, to_tensor(batch))
         optimizer.zero_grad(set_to_none=True)
         (recon + KL * kl).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         average.update(model)
         step, count = step + 1, count + 1

@@ -1,0 +1,6 @@
+"""The registry: pipeline class named in model_index.json -> family."""
+
+from ..spec import Family
+from .stable_diffusion import STABLE_DIFFUSION
+
+FAMILIES: dict[str, Family] = {"StableDiffusionPipeline": STABLE_DIFFUSION}

@@ -11,9 +11,9 @@ def sinusoidal(timestep: Tensor, dim: int, flip_sin_to_cos: bool, freq_shift: fl
     """Sinusoidal timestep embedding (Ho et al. 2020, after Vaswani et al. 2017). f32[B] -> f32[B,dim]."""
     half = dim // 2
     rate = -math.log(10000.0) / (half - freq_shift)
-    angle = timestep[:, None] * torch.exp(rate * torch.arange(half, dtype=torch.float32))[None, :]
-    parts = [angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()]
-    return F.pad(torch.cat(parts, dim=-1), (0, dim % 2))
+    angle = timestep.unsqueeze(1) * torch.exp(rate * torch.arange(half, dtype=torch.float32))
+    wave = torch.cat([angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()], dim=-1)
+    return F.pad(wave, (0, 1)) if dim % 2 else wave
 
 
 class TimestepEmbedding(nn.Module):
@@ -45,7 +45,7 @@ class ResnetBlock2D(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         if self.has_time:
             assert time is not None
-            h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]
+            h = h + self.time_emb_proj(F.silu(time)).unsqueeze(-1).unsqueeze(-1)
         h = self.conv2(F.silu(self.norm2(h)))
         return (self.conv_shortcut(x) if self.has_shortcut else x) + h
 

@@ -115,9 +115,7 @@ class Stage(nn.Module):
 
     def __init__(self, c: UNetConfig, widths: list[tuple[int, int]], heads: int | None, time_dim: int):
         super().__init__()
-        self.resnets = nn.ModuleList(
-            [ResnetBlock2D(i, o, time_dim, c.norm_num_groups, c.norm_eps) for i, o in widths]
-        )
+        self.resnets = nn.ModuleList([ResnetBlock2D(i, o, time_dim, c.norm_num_groups, c.norm_eps) for i, o in widths])
         if heads is not None:
             self.attentions = nn.ModuleList([self.transformer(c, o, heads) for _, o in widths])
         self.has_attention = heads is not None

@@ -1,0 +1,80 @@
+"""Schedulers: diffusers' samplers as tables of numbers, in NumPy.
+
+    scheduler = DDIMScheduler.from_config(json.load(open("scheduler/scheduler_config.json")))
+    print(scheduler.table(20))
+
+A new scheduler is a file with one class and one line in SCHEDULERS.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffrt.errors import InvalidArgument, nearest
+from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.ddim import DDIMScheduler
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
+from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.lms import LMSDiscreteScheduler
+from diffrt.schedulers.pndm import PNDMScheduler
+from diffrt.schedulers.stepping import StepOutput, Stepper
+from diffrt.schedulers.table import Table, Threshold, apply_row, denoised, init_slots
+
+__all__ = [
+    "SCHEDULERS",
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "Grid",
+    "LMSDiscreteScheduler",
+    "Node",
+    "PNDMScheduler",
+    "Scheduler",
+    "StepOutput",
+    "Stepper",
+    "Table",
+    "Threshold",
+    "apply_row",
+    "denoised",
+    "from_config",
+    "init_slots",
+    "scheduler_class",
+]
+
+SCHEDULERS: dict[str, type[Scheduler]] = {
+    "DDIMScheduler": DDIMScheduler,
+    "PNDMScheduler": PNDMScheduler,
+    "LMSDiscreteScheduler": LMSDiscreteScheduler,
+    "EulerDiscreteScheduler": EulerDiscreteScheduler,
+    "EulerAncestralDiscreteScheduler": EulerAncestralDiscreteScheduler,
+    "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
+}
+
+# Short names beyond the class name without "Scheduler", in lower case.
+ALIASES = {
+    "plms": "PNDMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "eulerancestral": "EulerAncestralDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+}
+
+
+def scheduler_class(name: str) -> type[Scheduler]:
+    """The class of a name: "DDIMScheduler", "DDIM", "ddim" or an alias; InvalidArgument with the nearest if none."""
+    short = {full.removesuffix("Scheduler").lower(): full for full in SCHEDULERS}
+    key = str(name).lower().removesuffix("scheduler")
+    full = short.get(key) or ALIASES.get(key)
+    if full is None:
+        raise InvalidArgument(f"unknown scheduler {name!r}: {nearest(str(name), SCHEDULERS)}")
+    return SCHEDULERS[full]
+
+
+def from_config(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
+    """From a scheduler_config.json or another scheduler's .config. `name`, where given, overrides _class_name."""
+    if not isinstance(config, Mapping) or not (name or config.get("_class_name")):
+        raise InvalidArgument("a scheduler config needs a _class_name: add it or give the scheduler's name")
+    return scheduler_class(name or config["_class_name"]).from_config(config)

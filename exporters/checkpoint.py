@@ -1,0 +1,80 @@
+"""A checkpoint folder in diffusers layout: its model_index.json, the family it belongs to, and each part's config."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffrt.errors import CheckpointError, nearest
+
+from .families import FAMILIES
+from .spec import Component, Family
+from .weights import Weights, open_weights
+
+LARGEST_JSON = 16 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    root: Path
+    family: Family
+    configs: Mapping[str, Mapping[str, Any]]  # part -> config.json
+    scheduler: Mapping[str, Any]
+    skipped: tuple[str, ...]  # parts that are there and are left behind
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        try:
+            return self.family.components(self.configs)
+        except KeyError as error:
+            raise CheckpointError(f"{self.root}: a config.json lacks the key {error}") from error
+
+    def weights(self, part: str, precision: str) -> Weights:
+        return open_weights(self.root / part, precision)
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Read a folder's JSON and check that every part the family needs is there. Raises CheckpointError."""
+    root = Path(source)
+    if not root.is_dir():
+        hint = "; a single-file checkpoint must first be saved in diffusers layout" if root.is_file() else ""
+        raise CheckpointError(f"{root} is not a folder{hint}")
+    if not (root / "model_index.json").is_file():
+        raise CheckpointError(f"{root} is no checkpoint in diffusers layout: it has no model_index.json")
+    index = read_json(root / "model_index.json")
+    kind = index.get("_class_name")
+    if kind not in FAMILIES:
+        raise CheckpointError(f"{root}: pipeline class {kind!r} cannot be exported; {nearest(str(kind), FAMILIES)}")
+    family = FAMILIES[kind]
+    configs = {}
+    for part, classes in family.parts.items():
+        declared = index.get(part)
+        name = declared[1] if isinstance(declared, list) and len(declared) == 2 else None
+        if name is None:
+            raise CheckpointError(f"{root}: model_index.json declares no {part}; {kind} needs one")
+        if name not in classes:
+            raise CheckpointError(f"{root}: {part} is a {name}; allowed: {' or '.join(classes)}")
+        if not (root / part / "config.json").is_file():
+            raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/config.json")
+        configs[part] = read_json(root / part / "config.json")
+    for part, files in (
+        ("scheduler", ("scheduler_config.json",)),
+        ("tokenizer", ("vocab.json", "tokenizer.json")),
+    ):
+        if not any((root / part / f).is_file() for f in files):
+            raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/{' or '.join(files)}")
+    skipped = tuple(p for p in family.skipped if (index.get(p) or [None])[0] is not None)
+    return Checkpoint(root, family, configs, read_json(root / "scheduler" / "scheduler_config.json"), skipped)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(f"{file} has {file.stat().st_size} bytes; at most {LARGEST_JSON} are read")
+        value = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds a {type(value).__name__}, not a JSON object")
+    return value

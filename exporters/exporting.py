@@ -1,0 +1,223 @@
+"""Export a checkpoint to a bundle: trace each component, write its graphs beside the weights, certify, rename.
+
+Everything is written in ``DEST.partial-PID`` beside the target and renamed last: an interrupted export leaves nothing
+loadable, and the next run removes what it left.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from diffrt import __version__, schedulers
+from diffrt.errors import CheckpointError, InvalidArgument, nearest
+from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Variant
+
+from .attention import CHOICES, LOWERINGS
+from .checkpoint import Checkpoint, open_checkpoint, read_json
+from .files import Say, building, file_entries, link, publish
+from .spec import Component
+from .trace import declare_shapes, trace
+from .verify import certify, fit_preview
+from .weights import PRECISIONS, Weights, attach
+
+FALLBACK_SCHEDULER = "DDIMScheduler"
+SIDE_FILES = (
+    "model_index.json",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "README.md",
+)  # kept where the source has them
+TOKENIZER_FILES = (
+    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+
+
+def export(
+    source: str | os.PathLike,
+    dest: str | os.PathLike,
+    *,
+    precision: str = "fp32",
+    attention: str = "auto",
+    static: tuple[int, int] | None = None,
+    verify: bool = True,
+    copy_weights: bool = False,
+    force: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+    progress: Say | None = None,
+) -> Path:
+    """Export the checkpoint folder ``source`` (diffusers layout, safetensors) to the bundle folder ``dest``.
+
+    precision     "fp32" or "fp16": the dtype of the weights to point at; they are not converted.
+    attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
+    static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
+    verify        run each graph against eager PyTorch and write the certificate; outside tolerance is an ExportError.
+    copy_weights  copy the weight files instead of hard-linking them (for a source that may be overwritten in place).
+    force         replace ``dest`` where it is a bundle.
+    defaults      overrides of the manifest's defaults: height, width, num_inference_steps, guidance_scale.
+    progress      is called with one line as each stage begins.
+
+    Returns the bundle's path. Raises InvalidArgument, CheckpointError or ExportError; nothing is left at ``dest``.
+    """
+    say = progress or (lambda line: None)
+    target = Path(dest).absolute()
+    if precision not in PRECISIONS:
+        raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(precision, PRECISIONS)}")
+    if attention not in CHOICES:
+        raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(attention, CHOICES)}")
+    checkpoint = open_checkpoint(source)
+    check_target(target, checkpoint.root, force)
+    latents = checkpoint.family.latents(checkpoint.configs)
+    factor = latents["scale_factor"]
+    if static and (min(static) <= 0 or any(size % factor for size in static)):
+        raise InvalidArgument(f"static size {static[0]}x{static[1]}: height and width must be multiples of {factor}")
+    components = checkpoint.components
+    weights = {part: checkpoint.weights(part, precision) for part in checkpoint.family.parts}
+    for part in checkpoint.skipped:
+        say(f"skipping {part}: it is not exported yet")
+
+    with building(target) as folder:
+        copy_parts(checkpoint, weights, folder, copy_weights, say)
+        specs = {}
+        for component in components:
+            variants = []
+            for size in (None, static) if static else (None,):
+                say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
+                part = weights[component.part]
+                variants += write_graphs(checkpoint, component, part, attention, size, factor, folder)
+            specs[component.name] = ComponentSpec(component.name, component.inputs, component.outputs, tuple(variants))
+        say("hashing")
+        manifest = Manifest(
+            generator=f"diffrt {__version__}",
+            family=checkpoint.family.name,
+            tasks=checkpoint.family.tasks,
+            defaults=Defaults(
+                **checkpoint.family.defaults(checkpoint.configs)
+                | ({"height": static[0], "width": static[1]} if static else {})
+                | {"scheduler": scheduler_name(checkpoint, say)}
+                | dict(defaults or {})
+            ),
+            latents=latents,
+            tokenizer=tokenizer_entry(checkpoint),
+            preview=fit_preview(folder, latents, specs["vae_decoder"].variants[0].file, say),
+            files=file_entries(folder),
+            components=specs,
+            certificate=None,
+            probe=None,
+        )
+        (folder / MANIFEST).write_text(manifest.dumps(), "utf-8")
+        if verify:
+            manifest = certify(folder, checkpoint, components, manifest, precision, say)
+            (folder / MANIFEST).write_text(manifest.dumps(), "utf-8")
+        publish(folder, target)
+    say(f"wrote {target}")
+    return target
+
+
+def check_target(target: Path, source: Path, force: bool) -> None:
+    if not target.parent.is_dir():
+        raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
+    if source.resolve() in (target.resolve(), *target.resolve().parents):
+        raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
+    if os.path.lexists(target):
+        if not force:
+            raise InvalidArgument(f"{target} exists; choose another folder, or replace a bundle with --force")
+        if not (target / MANIFEST).is_file():
+            raise InvalidArgument(f"{target} is not a bundle (it has no {MANIFEST}); --force replaces bundles alone")
+
+
+def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: Path, copy: bool, say: Say) -> None:
+    """Lay out the checkpoint's own files: JSON copied, weights hard-linked (or copied where links do not reach)."""
+    for name in SIDE_FILES:
+        if (checkpoint.root / name).is_file():
+            shutil.copyfile(checkpoint.root / name, folder / name)
+    for part in (*weights, "scheduler", "tokenizer"):
+        (folder / part).mkdir()
+    for name in TOKENIZER_FILES:
+        if (checkpoint.root / "tokenizer" / name).is_file():
+            shutil.copyfile(checkpoint.root / "tokenizer" / name, folder / "tokenizer" / name)
+    name = "scheduler/scheduler_config.json"
+    shutil.copyfile(checkpoint.root / name, folder / name)
+    for part, tensors in weights.items():
+        shutil.copyfile(checkpoint.root / part / "config.json", folder / part / "config.json")
+        for index in (checkpoint.root / part).glob("*.safetensors.index*.json"):
+            shutil.copyfile(index, folder / part / index.name)
+        for file in tensors.files:
+            link(file.resolve(), folder / part / file.name, copy, say)
+
+
+def write_graphs(
+    checkpoint: Checkpoint,
+    component: Component,
+    weights: Weights,
+    attention: str,
+    static: tuple[int, int] | None,
+    factor: int,
+    folder: Path,
+) -> list[Variant]:
+    """Trace a component once and write one graph for each form of attention that differs."""
+    fixed = fixed_axes(component, static, factor)
+    if static and not fixed:
+        return []
+    traced = trace(component, checkpoint.configs[component.part], weights, fixed)
+    attach(traced, weights)
+    size = f"{static[0]}x{static[1]}" if static else None
+    variants: list[Variant] = []
+    for form in CHOICES[attention]:
+        model = traced.clone()
+        if LOWERINGS[form](model) == 0:
+            form = "portable"
+        if any(v.attention == form for v in variants):
+            continue
+        declare_shapes(model, component, fixed)
+        marks = [
+            weights.precision if weights.precision != "fp32" else "",
+            form if form != "portable" else "",
+            size or "",
+        ]
+        file = ".".join([component.graph, *filter(None, marks), "onnx"])
+        ir.save(model, folder / component.part / file)
+        variants.append(Variant(f"{component.part}/{file}", weights.precision, form, size))
+    return variants
+
+
+def fixed_axes(component: Component, static: tuple[int, int] | None, factor: int) -> dict[str, int]:
+    """The sizes of a component's axes in a graph for pictures of the static size; the batch stays dynamic."""
+    if static is None:
+        return {}
+    height, width = static
+    sizes = {"height": height, "width": width, "h": height // factor, "w": width // factor}
+    fixed = {axis: size for axis, size in sizes.items() if axis in component.axes}
+    return fixed | {"sequence": component.axes["sequence"]} if "sequence" in component.axes and fixed else fixed
+
+
+def scheduler_name(checkpoint: Checkpoint, say: Say) -> str:
+    """The checkpoint's scheduler class; where diffrt has none of that name, DDIM over the same noise schedule."""
+    name = checkpoint.scheduler.get("_class_name")
+    if name not in schedulers.SCHEDULERS:
+        say(f"scheduler {name!r} is not in diffrt yet: the bundle's default is {FALLBACK_SCHEDULER}")
+        name = FALLBACK_SCHEDULER
+    try:
+        schedulers.from_config(checkpoint.scheduler, name)
+    except InvalidArgument as error:
+        raise CheckpointError(f"scheduler/scheduler_config.json: {error}") from error
+    return name
+
+
+def tokenizer_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the run time must know beyond the vocabulary: the prompt's length in tokens and the padding token."""
+    folder, settings = checkpoint.root / "tokenizer", {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            settings |= read_json(folder / name)
+    pad = settings.get("pad_token", "<|endoftext|>")
+    longest = checkpoint.configs["text_encoder"]["max_position_embeddings"]
+    return {
+        "folder": "tokenizer",
+        "max_length": min(int(settings.get("model_max_length", longest)), longest),
+        "pad": pad["content"] if isinstance(pad, dict) else pad,
+    }

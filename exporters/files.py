@@ -1,0 +1,81 @@
+"""The files of a bundle being made: an atomic folder, links to weights, sizes and hashes."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from diffrt.errors import ExportError
+from diffrt.manifest import MANIFEST, FileEntry
+from diffrt.safetensors_header import header_length
+
+Say = Callable[[str], None]  # takes one line as each stage begins
+
+
+@contextlib.contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """A folder to build in, beside the target; removed on any error. What dead exports left is removed first."""
+    for stale in target.parent.glob(f"{target.name}.partial-*"):
+        if not alive(stale.name.rpartition("-")[2]):
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    folder.mkdir()
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ExportError(f"no space left at {target.parent}; nothing was written to {target.name}") from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def alive(pid: str) -> bool:
+    """Whether a process of that number runs here (and is not this one, whose last export is over)."""
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Rename the finished folder to its place; a bundle already there is moved aside first and then removed."""
+    aside = folder.with_name(f"{target.name}.partial-old-{os.getpid()}")
+    if target.exists():
+        target.rename(aside)
+    folder.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def link(source: Path, target: Path, copy: bool, say: Say) -> None:
+    if not copy:
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            say(f"copying {source.name}: it is on another file system, or links are not allowed there")
+    shutil.copyfile(source, target)
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """An entry for every file but the manifest, by its path in the folder."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != MANIFEST)
+    return {file.relative_to(folder).as_posix(): file_entry(file) for file in files}
+
+
+def file_entry(file: Path) -> FileEntry:
+    """Size and sha256; of safetensors the header's sha256 too, which loading can afford to check."""
+    header = None
+    if file.suffix == ".safetensors":
+        with file.open("rb") as stream:
+            header = hashlib.sha256(stream.read(header_length(file))).hexdigest()
+    with file.open("rb") as stream:
+        return FileEntry(file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest(), header)

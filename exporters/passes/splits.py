@@ -1,0 +1,37 @@
+"""SplitToSequence, then SequenceAt for each part -> one Split (sequence types stop other providers' partitioners)."""
+
+import numpy as np
+import onnx_ir as ir
+
+from .constants import constant, make_constant
+
+
+def merge_splits(model: ir.Model) -> int:
+    count = 0
+    for node in list(model.graph):
+        if node.op_type != "SplitToSequence":
+            continue
+        uses = [use.node for use in node.outputs[0].uses()]
+        sizes, axis = constant(node.inputs[1]), node.attributes["axis"].as_int()
+        places = [constant(use.inputs[1]) for use in uses if use.op_type == "SequenceAt"]
+        whole = node.inputs[0]
+        if sizes is None or len(places) != len(uses) or any(p is None for p in places) or whole is None:
+            continue
+        if sizes.ndim == 0:  # one size for every part: the axis is static
+            assert whole.shape is not None
+            total = whole.shape[axis]
+            assert isinstance(total, int)
+            sizes = np.diff(np.append(np.arange(0, total, int(sizes)), total))
+        parts = ir.node(
+            "Split",
+            [whole, make_constant(node, sizes.astype(np.int64))],
+            {"axis": axis},
+            num_outputs=len(sizes),
+        )
+        model.graph.insert_before(node, parts)
+        for use, place in zip(uses, places, strict=True):
+            part = parts.outputs[int(place)]  # type: ignore[arg-type]
+            part.dtype, part.shape = use.outputs[0].dtype, use.outputs[0].shape
+            ir.convenience.replace_all_uses_with(use.outputs[0], part)
+        count += 1
+    return count

@@ -1,0 +1,60 @@
+"""What a model family declares; example inputs, dynamic axes, checks and manifest entries are derived from it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffrt.manifest import TensorSpec
+
+Config = Mapping[str, Any]  # a config.json
+
+
+@dataclass(frozen=True)
+class Component:
+    """One graph of a bundle.
+
+    ``build(config)`` makes the torch module of the checkpoint folder ``part``; ``call(module, *inputs)`` is what the
+    graph computes, float32 at its boundary whatever the module's dtype. Named axes in ``inputs`` are dynamic; ``axes``
+    gives the sizes it is traced at (odd ones on purpose: traced at 8x8, sizes get baked in).
+    """
+
+    name: str
+    part: str
+    graph: str
+    build: Callable[[Config], torch.nn.Module]
+    call: Callable[..., Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: Mapping[str, int]
+    tolerance: Mapping[str, float]  # precision -> largest relative L2 error against eager PyTorch
+    high: int = 0  # integer inputs are drawn below this
+
+    def example(self, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
+        """Random inputs of the given axis sizes: unit normal floats, ids below ``high``; timesteps within 0..999."""
+        rng = np.random.default_rng(seed)
+        arrays: dict[str, np.ndarray] = {}
+        for spec in self.inputs:
+            shape = [sizes[d] if isinstance(d, str) else d for d in spec.shape]
+            if spec.dtype == "int64":
+                arrays[spec.name] = rng.integers(0, self.high, shape)
+            elif spec.name == "timestep":
+                arrays[spec.name] = np.float32(rng.integers(0, 1000, shape) + 0.5 * (rng.random(shape) < 0.5))
+            else:
+                arrays[spec.name] = rng.standard_normal(shape, dtype=np.float32)
+        return arrays
+
+
+@dataclass(frozen=True)
+class Family:
+    """A pipeline class: which parts it needs, which it can go without, and how to declare its components."""
+
+    name: str
+    tasks: tuple[str, ...]
+    parts: Mapping[str, tuple[str, ...]]  # folder -> model classes it may hold
+    skipped: tuple[str, ...]  # parts that are reported and left behind
+    components: Callable[[Mapping[str, Config]], tuple[Component, ...]]  # from the config of each part
+    defaults: Callable[[Mapping[str, Config]], dict[str, Any]]  # height, width, num_inference_steps, guidance_scale
+    latents: Callable[[Mapping[str, Config]], dict[str, Any]]  # channels, scale_factor

@@ -1,0 +1,135 @@
+"""A torch module on fake tensors -> a clean ONNX graph whose initializers bear the checkpoint's names.
+
+No weight is ever allocated: torch.export runs under FakeTensorMode.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from diffrt.errors import ExportError
+
+from .passes import clean
+from .spec import Component, Config
+from .weights import HARMLESS, Weights
+
+OPSET = 23
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# torch operators that must each become exactly one node, or a later fusion would silently not happen
+WHOLE_OPS = {
+    "aten.scaled_dot_product_attention.default": "Attention",
+    "aten.group_norm.default": "GroupNormalization",
+    "aten.layer_norm.default": "LayerNormalization",
+}
+
+
+class Called(torch.nn.Module):
+    """A module with a component's ``call`` as its forward."""
+
+    def __init__(self, component: Component, config: Config):
+        super().__init__()
+        self.module = component.build(config)
+        self._call = component.call
+
+    def forward(self, *args):
+        return self._call(self.module, *args)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's notes about itself from the user."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    registry = logging.getLogger("torch.onnx._internal.exporter._registration")
+    levels = [(logger, logger.level) for logger in (*loggers, registry)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger, _ in levels:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in levels:
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Modules are born in the dtype: ``.half()`` fails on fake tensors."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def trace(component: Component, config: Config, weights: Weights, fixed: Mapping[str, int] | None = None) -> ir.Model:
+    """Trace one component; ``fixed`` gives sizes of axes to be made static.
+
+    The result's initializers are still placeholders: see weights.attach. Raises CheckpointError where the weights do
+    not fit the config, ExportError where the graph is not what the declaration says.
+    """
+    fixed = fixed or {}
+    with quiet(), FakeTensorMode(allow_non_fake_inputs=True), default_dtype(DTYPES[weights.precision]):
+        called = Called(component, config).eval()
+        state = called.module.state_dict()
+        weights.check({n: tuple(t.shape) for n, t in state.items() if n.rpartition(".")[2] not in HARMLESS})
+        example = {n: torch.from_numpy(a) for n, a in component.example({**component.axes, **fixed}).items()}
+        shapes = tuple(
+            {i: torch.export.Dim.AUTO for i, d in enumerate(spec.shape) if isinstance(d, str) and d not in fixed}
+            for spec in component.inputs
+        )
+        program = torch.export.export(called, tuple(example.values()), dynamic_shapes=(shapes,), strict=False)
+        wanted = Counter(WHOLE_OPS.get(str(node.target), "") for node in program.graph.nodes)
+        exported = torch.onnx.export(program, args=(), opset_version=OPSET, dynamo=True, optimize=False, verbose=False)
+    assert exported is not None
+    model = exported.model
+    name_boundary(model, component, fixed)
+    clean(model)
+    found = Counter(node.op_type for node in model.graph)
+    for op in WHOLE_OPS.values():
+        if found[op] != wanted[op]:
+            raise ExportError(f"{component.name}: {wanted[op]} {op} operations became {found[op]} nodes")
+    for name, value in list(model.graph.initializers.items()):
+        value.name = name.removeprefix("module.")
+    return model
+
+
+def name_boundary(model: ir.Model, component: Component, fixed: Mapping[str, int]) -> None:
+    """Give inputs, outputs and their axes the declared names; an axis that tracing made static is an error."""
+    graph = model.graph
+    for values, specs in ((graph.inputs, component.inputs), (graph.outputs, component.outputs)):
+        if len(values) != len(specs):
+            raise ExportError(f"{component.name}: traced {len(values)} values for {[s.name for s in specs]}")
+        for value, spec in zip(values, specs, strict=True):
+            assert value.shape is not None
+            for axis, size in zip(spec.shape, value.shape, strict=True):
+                if values is graph.inputs and isinstance(axis, str) and axis not in fixed and isinstance(size, int):
+                    raise ExportError(f"{component.name}: tracing fixed axis {axis!r} of {spec.name} at {size}")
+            value.name = spec.name
+
+
+def declare_shapes(model: ir.Model, component: Component, fixed: Mapping[str, int]) -> None:
+    """Write the declared axis names on the boundary and drop every inner shape, which speaks of torch's symbols."""
+    for values, specs in ((model.graph.inputs, component.inputs), (model.graph.outputs, component.outputs)):
+        for value, spec in zip(values, specs, strict=True):
+            assert value.shape is not None
+            static = [size if isinstance(size, int) else None for size in value.shape]
+            value.shape = ir.Shape(
+                fixed.get(a, s if s is not None else a) if isinstance(a, str) else a
+                for a, s in zip(spec.shape, static, strict=True)
+            )
+    for node in model.graph:
+        node.metadata_props.clear()
+        for output in node.outputs:
+            output.metadata_props.clear()
+            if not output.is_graph_output():
+                output.shape, output.type = None, None
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()

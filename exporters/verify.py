@@ -1,0 +1,174 @@
+"""The parity certificate: every graph against eager PyTorch, and a short generation from prompt to picture.
+
+Each component runs in its own process, eager first with its outputs saved, then ONNX Runtime: memory never holds more
+than one component. What was fed and what eager answered becomes the bundle's probe, which ``diffrt verify`` re-runs
+wherever the bundle lands.
+"""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffrt.components.tokenizer import Tokenizer
+from safetensors.numpy import load_file, save_file
+
+from diffrt.errors import ExportError
+from diffrt.image import to_uint8
+from diffrt.manifest import Manifest
+
+from .checkpoint import Checkpoint
+from .files import Say, file_entry
+from .spec import Component
+from .worker import GUIDANCE, SEED, STEPS
+
+PROBE = "probe.safetensors"
+PROMPT = "a red apple"
+PICTURE_LATENTS = 16  # side of the short generation's latents
+PICTURE_TOLERANCE = {"fp32": 60.0, "fp16": 35.0}  # smallest PSNR in dB
+BEST_PSNR = 150.0  # written for pictures equal to the bit
+PACKAGES = ("diffrt", "numpy", "onnxruntime", "torch", "transformers", "onnx-ir")
+
+
+def run_worker(job: dict[str, Any], scratch: Path) -> Path:
+    """Run one worker process; its error's last line becomes an ExportError that names the component."""
+    job_file, out = scratch / "job.json", scratch / f"{job['component']}-{job['side']}.safetensors"
+    job_file.write_text(json.dumps(job | {"out": str(out)}), "utf-8")
+    done = subprocess.run([sys.executable, "-m", "exporters.worker", str(job_file)], capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ExportError(f"{job['component']}: the {job['side']} check failed: {lines[-1]}")
+    return out
+
+
+def fit_preview(folder: Path, latents: Mapping[str, int], decoder: str, say: Say) -> dict[str, Any]:
+    """Matrix [C][3] and bias [3] from latents to colours in [-1,1], for cheap previews."""
+    say("fitting the preview")
+    with tempfile.TemporaryDirectory() as scratch:
+        job = {"side": "preview", "component": "vae_decoder", "bundle": str(folder), "files": [decoder]}
+        fit = load_file(
+            run_worker(job | {"channels": latents["channels"], "factor": latents["scale_factor"]}, Path(scratch))
+        )
+    return {key: fit[key].round(6).tolist() for key in ("matrix", "bias")}
+
+
+def measure(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Largest absolute error, relative L2 error and cosine, in float64."""
+    a, b = got.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    size_a, size_b = np.linalg.norm(a), np.linalg.norm(b)
+    return {
+        "max_abs": float(np.abs(a - b).max()),
+        "relative_l2": float(np.linalg.norm(a - b) / max(size_b, 1e-30)),
+        "cosine": float(a @ b / max(size_a * size_b, 1e-30)),
+    }
+
+
+def psnr(got: np.ndarray, expected: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures in [-1,1]."""
+    error = float(np.mean((got.astype(np.float64).clip(-1, 1) - expected.clip(-1, 1)) ** 2))
+    return min(BEST_PSNR, float(10 * np.log10(4.0 / error))) if error else BEST_PSNR
+
+
+def sizes_of(component: Component, static: str | None, factor: int) -> dict[str, int]:
+    """Axis sizes to check a variant at: the declared odd ones, or the static picture's."""
+    sizes = dict(component.axes)
+    if static:
+        height, width = (int(side) for side in static.split("x"))
+        fixed = {"height": height, "width": width, "h": height // factor, "w": width // factor}
+        sizes |= {axis: size for axis, size in fixed.items() if axis in sizes} | {"batch": 1}
+    return sizes
+
+
+def starting_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    ids = Tokenizer.from_bundle(folder, manifest)(["", PROMPT]).ids
+    shape = (1, manifest.latents["channels"], PICTURE_LATENTS, PICTURE_LATENTS)
+    return {"ids": ids, "noise": np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)}
+
+
+def certify(
+    folder: Path,
+    checkpoint: Checkpoint,
+    components: tuple[Component, ...],
+    manifest: Manifest,
+    precision: str,
+    say: Say,
+) -> Manifest:
+    """Check every variant in ``folder`` and return the manifest with certificate and probe.
+
+    Raises ExportError naming the first component outside its tolerance.
+    """
+    factor = manifest.latents["scale_factor"]
+    scheduler = dict(checkpoint.scheduler) | {"_class_name": manifest.defaults.scheduler}
+    figures: dict[str, Any] = {}
+    probe: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        states = {side: scratch / f"state-{side}.safetensors" for side in ("eager", "onnx")}
+        for state in states.values():
+            save_file(starting_state(folder, manifest), state)
+        for component in components:
+            say(f"checking {component.name} against eager PyTorch")
+            variants = manifest.components[component.name].variants
+            feeds = {
+                f"{component.name}/{v.file}/in/{key}": array
+                for v in variants
+                for key, array in component.example(sizes_of(component, v.static, factor), SEED).items()
+            }
+            save_file(feeds, scratch / "inputs.safetensors")
+            job = {
+                "component": component.name, "precision": precision, "scheduler": scheduler,
+                "source": str(checkpoint.root.resolve()), "bundle": str(folder), "files": [v.file for v in variants],
+                "inputs": str(scratch / "inputs.safetensors"),
+            }  # fmt: skip
+            answers = {
+                side: load_file(run_worker(job | {"side": side, "state": str(states[side])}, scratch))
+                for side in ("eager", "onnx")
+            }
+            probe |= feeds | answers["eager"]
+            figures[component.name] = {}
+            for v in variants:
+                worst = compare(f"{component.name}/{v.file}/out/", answers["onnx"], answers["eager"])
+                allowed = component.tolerance[precision]
+                figures[component.name][v.file] = worst | {"tolerance": allowed}
+                if not worst["relative_l2"] <= allowed:
+                    raise ExportError(
+                        f"{component.name}: {v.file} differs from eager PyTorch by {worst['relative_l2']:.2g} "
+                        f"relative L2; allowed: {allowed:.2g}"
+                    )
+        pictures = {side: load_file(state)["picture"] for side, state in states.items()}
+    certificate = {
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES} | {"python": platform.python_version()},
+        "components": figures,
+        "picture": picture_figures(pictures["onnx"], pictures["eager"], precision, manifest),
+    }
+    save_file(probe, folder / PROBE)
+    return replace(
+        manifest,
+        certificate=certificate,
+        probe=PROBE,
+        files={**manifest.files, PROBE: file_entry(folder / PROBE)},
+    )
+
+
+def compare(prefix: str, got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    """The figures of the worst output of one graph."""
+    rows = [measure(got[key], array) for key, array in expected.items() if key.startswith(prefix)]
+    return max(rows, key=lambda row: row["relative_l2"])
+
+
+def picture_figures(got: np.ndarray, expected: np.ndarray, precision: str, manifest: Manifest) -> dict[str, Any]:
+    decibel, allowed = psnr(got, expected), PICTURE_TOLERANCE[precision]
+    if not decibel >= allowed:
+        raise ExportError(f"the picture of a short generation has {decibel:.1f} dB PSNR; at least {allowed} is allowed")
+    steps = np.abs(to_uint8(got).astype(int) - to_uint8(expected))
+    return {
+        "psnr_db": round(decibel, 2), "max_abs_of_255": int(steps.max()), "tolerance_db": allowed,
+        "prompt": PROMPT, "steps": STEPS, "guidance_scale": GUIDANCE, "scheduler": manifest.defaults.scheduler,
+    }  # fmt: skip

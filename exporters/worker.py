@@ -1,0 +1,122 @@
+"""One step of a certificate in its own process, so that memory is that of one component: ``-m exporters.worker JOB``.
+
+JOB is a JSON file. Sides: "eager" runs a component in PyTorch in float32, "onnx" runs its graphs in ONNX Runtime,
+both on the same inputs and both carrying a short generation one stage further; "preview" fits the linear preview.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from diffrt import schedulers
+from diffrt.schedulers.table import apply_row, init_slots
+
+Arrays = dict[str, np.ndarray]
+Call = Callable[[Arrays], Arrays]
+
+STEPS, GUIDANCE, SEED = 4, 7.5, 0  # the short generation
+
+
+def eager(source: str, name: str, precision: str) -> Call:
+    """A component of the checkpoint in eager PyTorch, computing in float32 whatever the weights' dtype."""
+    import torch
+    from safetensors import safe_open
+
+    from .checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(source)
+    component = next(c for c in checkpoint.components if c.name == name)
+    weights = checkpoint.weights(component.part, precision)
+    with torch.device("meta"):
+        module = component.build(checkpoint.configs[component.part])
+    files = {file: safe_open(file, "pt") for file in weights.files}
+    state = {}
+    for tensor in module.state_dict():
+        stored = weights.stored_name(tensor)
+        if stored is not None:
+            state[tensor] = files[weights.tensors[stored][0]].get_tensor(stored).float()
+    module.load_state_dict(state, strict=False, assign=True)
+    module.eval()
+
+    @torch.inference_mode()
+    def call(feeds: Arrays) -> Arrays:
+        outputs = component.call(module, *(torch.from_numpy(feeds[spec.name]) for spec in component.inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {spec.name: out.numpy() for spec, out in zip(component.outputs, outputs, strict=True)}
+
+    return call
+
+
+def onnx(bundle: str, name: str, file: str) -> Call:
+    from diffrt.providers import PROVIDERS
+    from diffrt.session import Session
+
+    session = Session(Path(bundle) / file, PROVIDERS["cpu"], component=name)
+    return session.run
+
+
+def advance(name: str, call: Call, state: Arrays, scheduler: Mapping) -> Arrays:
+    """Carry the short generation through one component; the table and the loop are those of any generation."""
+    if name == "text_encoder":
+        return state | {"embeds": call({"input_ids": state["ids"]})["last_hidden_state"]}
+    if name == "vae_decoder":
+        return state | {"picture": call({"latent_sample": state["latents"]})["sample"]}
+    if name != "unet":
+        return state
+    table = schedulers.from_config(scheduler).table(STEPS)
+    slots = init_slots(table, state["noise"] * np.float32(table.init_sigma))
+    for row in range(table.evals):
+        sample = np.repeat(slots[0] * np.float32(table.c_in[row]), 2, axis=0)
+        timestep = np.full(len(sample), table.t[row], np.float32)
+        feeds = {"sample": sample, "timestep": timestep, "encoder_hidden_states": state["embeds"]}
+        without, with_prompt = np.split(call(feeds)["out_sample"], 2)
+        guided = without + np.float32(GUIDANCE) * (with_prompt - without)
+        slots = apply_row(table, row, slots, guided, state["noise"])
+    return state | {"latents": slots[0]}
+
+
+def fit_preview(call: Call, channels: int, factor: int) -> Arrays:
+    """Least squares from a latent pixel to the mean colour it decodes to, over random smooth latents."""
+    rng = np.random.default_rng(SEED)
+    coarse = rng.standard_normal((8, channels, 4, 4), dtype=np.float32)
+    latents = coarse.repeat(4, axis=2).repeat(4, axis=3)
+    decoded = call({"latent_sample": latents})["sample"]
+    batch, colours, height, width = decoded.shape
+    mean = decoded.reshape(batch, colours, height // factor, factor, width // factor, factor).mean((3, 5))
+    x = latents.transpose(0, 2, 3, 1).reshape(-1, channels)
+    y = mean.transpose(0, 2, 3, 1).reshape(-1, colours)
+    fit = np.linalg.lstsq(np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1), y, rcond=None)[0]
+    return {"matrix": fit[:-1].astype(np.float32), "bias": fit[-1].astype(np.float32)}
+
+
+def check(job: Mapping) -> Arrays:
+    """Answer the job's inputs with each graph (eagerly: with the one module), and carry the generation on."""
+    name, inputs, out = job["component"], load_file(job["inputs"]), {}
+    eagerly = eager(job["source"], name, job["precision"]) if job["side"] == "eager" else None
+    for file in job["files"]:
+        call = eagerly or onnx(job["bundle"], name, file)
+        prefix = f"{name}/{file}/in/"
+        feeds = {key.removeprefix(prefix): array for key, array in inputs.items() if key.startswith(prefix)}
+        out |= {f"{name}/{file}/out/{key}": np.ascontiguousarray(array) for key, array in call(feeds).items()}
+        if file == job["files"][0]:
+            state = advance(name, call, load_file(job["state"]), job["scheduler"])
+            save_file({key: np.ascontiguousarray(array) for key, array in state.items()}, job["state"])
+    return out
+
+
+def main(job_file: str) -> None:
+    job = json.loads(Path(job_file).read_text("utf-8"))
+    if job["side"] == "preview":
+        decoder = onnx(job["bundle"], job["component"], job["files"][0])
+        out = fit_preview(decoder, job["channels"], job["factor"])
+    else:
+        out = check(job)
+    save_file(out, job["out"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
