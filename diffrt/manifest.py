@@ -122,7 +122,7 @@ def _consistent(manifest: Manifest) -> Manifest:
     return manifest
 
 
-# --- reading: each parser takes a JSON value and where it stands, and returns what it means -------------------------
+# --- reading: each parser takes a JSON value and where it stands, and returns what it means ---
 
 
 def _wrong(value: Any, where: str, allowed: str) -> BundleError:

@@ -5,6 +5,7 @@ than one component. What was fed and what eager answered becomes the bundle's pr
 wherever the bundle lands.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffrt import __version__
 from diffrt.components.tokenizer import Tokenizer
 from safetensors.numpy import load_file, save_file
 
@@ -34,7 +36,7 @@ PROMPT = "a red apple"
 PICTURE_LATENTS = 16  # side of the short generation's latents
 PICTURE_TOLERANCE = {"fp32": 60.0, "fp16": 35.0}  # smallest PSNR in dB
 BEST_PSNR = 150.0  # written for pictures equal to the bit
-PACKAGES = ("diffrt", "numpy", "onnxruntime", "torch", "transformers", "onnx-ir")
+PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "onnx", "onnx-ir")
 
 
 def run_worker(job: dict[str, Any], scratch: Path) -> Path:
@@ -56,7 +58,7 @@ def fit_preview(folder: Path, latents: Mapping[str, int], decoder: str, say: Say
         fit = load_file(
             run_worker(job | {"channels": latents["channels"], "factor": latents["scale_factor"]}, Path(scratch))
         )
-    return {key: fit[key].round(6).tolist() for key in ("matrix", "bias")}
+    return {key: fit[key].astype(float).round(6).tolist() for key in ("matrix", "bias")}
 
 
 def measure(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
@@ -144,7 +146,7 @@ def certify(
                     )
         pictures = {side: load_file(state)["picture"] for side, state in states.items()}
     certificate = {
-        "versions": {p: importlib.metadata.version(p) for p in PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         "components": figures,
         "picture": picture_figures(pictures["onnx"], pictures["eager"], precision, manifest),
     }
@@ -155,6 +157,15 @@ def certify(
         probe=PROBE,
         files={**manifest.files, PROBE: file_entry(folder / PROBE)},
     )
+
+
+def versions() -> dict[str, str]:
+    """The program's, Python's and those of the installed packages that could change a number."""
+    found = {"diffrt": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def compare(prefix: str, got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:

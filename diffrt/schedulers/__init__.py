@@ -14,33 +14,15 @@ from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.ddim import DDIMScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
-from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.grid import Grid as Grid
 from diffrt.schedulers.lms import LMSDiscreteScheduler
 from diffrt.schedulers.pndm import PNDMScheduler
-from diffrt.schedulers.stepping import StepOutput, Stepper
-from diffrt.schedulers.table import Table, Threshold, apply_row, denoised, init_slots
-
-__all__ = [
-    "SCHEDULERS",
-    "DDIMScheduler",
-    "DPMSolverMultistepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "Grid",
-    "LMSDiscreteScheduler",
-    "Node",
-    "PNDMScheduler",
-    "Scheduler",
-    "StepOutput",
-    "Stepper",
-    "Table",
-    "Threshold",
-    "apply_row",
-    "denoised",
-    "from_config",
-    "init_slots",
-    "scheduler_class",
-]
+from diffrt.schedulers.stepping import Stepper as Stepper
+from diffrt.schedulers.table import Table as Table
+from diffrt.schedulers.table import Threshold as Threshold
+from diffrt.schedulers.table import apply_row as apply_row
+from diffrt.schedulers.table import denoised as denoised
+from diffrt.schedulers.table import init_slots as init_slots
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "DDIMScheduler": DDIMScheduler,

@@ -15,11 +15,9 @@ import numpy as np
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.betas import alphas_cumprod
 from diffrt.schedulers.config import KNOWN_KEYS, allowed, allows, conflicts
-from diffrt.schedulers.grid import RESPACINGS, Grid
+from diffrt.schedulers.grid import RESPACINGS, Grid, spaced, ve_marginal, vp_marginal
 from diffrt.schedulers.stepping import Stepper
 from diffrt.schedulers.table import Table
-
-Spacing = Literal["linspace", "leading", "trailing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +132,8 @@ class Scheduler(ABC):
 class DiscreteTime(Scheduler):
     """Abstract. A scheduler of a model trained on num_train_timesteps discrete noise levels."""
 
+    # The convention of its latents: x = x0 + sigma eps where True, alpha^2 + sigma^2 = 1 where False.
+    exploding: ClassVar[bool] = False
     # The last abar under rescale_betas_zero_snr: not quite 0 where sigma / alpha must be finite.
     terminal_abar: ClassVar[float] = 2.0**-24
 
@@ -141,6 +141,7 @@ class DiscreteTime(Scheduler):
     beta_end: float = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     trained_betas: tuple[float, ...] | None = None
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
     steps_offset: int = 0
 
     def __post_init__(self) -> None:
@@ -161,3 +162,12 @@ class DiscreteTime(Scheduler):
     def respacing(self) -> Callable[[float, float, int], np.ndarray] | None:
         """The function that re-spaces sigmas between two ends, where a use_..._sigmas key asks for one."""
         return next((respace for key, respace in RESPACINGS.items() if getattr(self, key, False)), None)
+
+    def times(self, n: int) -> np.ndarray:  # [n] f64
+        """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded."""
+        return spaced(self.timestep_spacing, n, self.num_train_timesteps, self.steps_offset)
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.exploding:
+            return ve_marginal(self.abar(), t, log=self.respacing() is not None)
+        return vp_marginal(self.abar(), t)

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from diffrt.schedulers.base import DiscreteTime, Spacing
-from diffrt.schedulers.grid import Grid, spaced, strided_grid, vp_marginal
+from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.grid import Grid, strided_grid
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table, Threshold
 
@@ -17,7 +17,7 @@ class DDIMScheduler(DiscreteTime):
     """Deterministic at eta = 0, ancestral (DDPM) at eta = 1. One evaluation per step, no memory."""
 
     takes_eta: ClassVar[bool] = True
-    terminal_abar: ClassVar[float] = 0.0
+    terminal_abar: ClassVar[float] = 0.0  # alpha = 0 is no trouble here
 
     clip_sample: bool = True
     set_alpha_to_one: bool = True
@@ -26,13 +26,13 @@ class DDIMScheduler(DiscreteTime):
     dynamic_thresholding_ratio: float = 0.995
     clip_sample_range: float = 1.0
     sample_max_value: float = 1.0
-    timestep_spacing: Spacing = "leading"
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
     rescale_betas_zero_snr: bool = False
 
     def grid(self, num_inference_steps: int) -> Grid:
-        n, last = num_inference_steps, self.num_train_timesteps
-        times = np.round(spaced(self.timestep_spacing, n, last, self.steps_offset))
-        return strided_grid(self.abar(), times, last // n, self.set_alpha_to_one)
+        stride = self.num_train_timesteps // num_inference_steps
+        times = np.round(self.times(num_inference_steps))
+        return strided_grid(self.abar(), times, stride, self.set_alpha_to_one)
 
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
         rows = Rows("x")
@@ -46,6 +46,3 @@ class DDIMScheduler(DiscreteTime):
         if self.thresholding:
             return rows.table(grid, threshold=Threshold(self.dynamic_thresholding_ratio, self.sample_max_value))
         return rows.table(grid, clip=self.clip_sample_range if self.clip_sample else None)
-
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return vp_marginal(self.abar(), t)

@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from diffrt.schedulers.base import DiscreteTime, Spacing
+from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.grid import Grid, Node, spaced, time_of, vp_node_of_sigma
 from diffrt.schedulers.prediction import predict
@@ -56,7 +56,6 @@ class DPMSolverMultistepScheduler(DiscreteTime):
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     lambda_min_clipped: float = -math.inf
     variance_type: str | None = None
-    timestep_spacing: Spacing = "linspace"
     rescale_betas_zero_snr: bool = False
     use_dynamic_shifting: bool = False
     time_shift_type: str = "exponential"
@@ -111,12 +110,6 @@ class DPMSolverMultistepScheduler(DiscreteTime):
             rows.add(k, at, y=reads, x0=x0, then=[x_next, y, *past][: self.solver_order])
         threshold = Threshold(self.dynamic_thresholding_ratio, self.sample_max_value)
         return rows.table(grid, threshold=threshold if self.thresholding else None)
-
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        train = sigmas_of(self.abar())
-        sigma = np.interp(t, np.arange(len(train)), train)
-        alpha = 1 / np.sqrt(sigma**2 + 1)
-        return alpha, sigma * alpha
 
     def _order(self, k: int, n: int) -> int:
         """Limited by what is remembered, and near the end of short runs. No order but 1 can step to zero noise."""

@@ -7,13 +7,13 @@ eq. 16 at eta = 1, in the variables of x = x0 + sigma eps.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from diffrt.schedulers.base import DiscreteTime, Spacing
+from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, linspace, sigmas_of
-from diffrt.schedulers.grid import Grid, spaced, time_of, ve_grid, ve_marginal
+from diffrt.schedulers.grid import Grid, ve_grid, ve_levels
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
@@ -22,6 +22,8 @@ from diffrt.schedulers.table import Rows, Table
 class EulerDiscreteScheduler(DiscreteTime):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
 
+    exploding: ClassVar[bool] = True
+
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     use_karras_sigmas: bool = False
@@ -29,7 +31,6 @@ class EulerDiscreteScheduler(DiscreteTime):
     use_beta_sigmas: bool = False
     sigma_min: float | None = None
     sigma_max: float | None = None
-    timestep_spacing: Spacing = "linspace"
     timestep_type: Literal["discrete", "continuous"] = "discrete"
     rescale_betas_zero_snr: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
@@ -40,21 +41,16 @@ class EulerDiscreteScheduler(DiscreteTime):
 
     def grid(self, num_inference_steps: int) -> Grid:
         n, train = num_inference_steps, sigmas_of(self.abar())
-        times = spaced(self.timestep_spacing, n, len(train), self.steps_offset).astype(f32)
-        if self.interpolation_type == "log_linear":  # n + 1 levels, however the times are spaced
+        log_linear = self.interpolation_type == "log_linear"
+        low, high = (train[0], train[-1]) if log_linear else (None, None)
+        ends = low if self.sigma_min is None else self.sigma_min, high if self.sigma_max is None else self.sigma_max
+        times, sigmas = ve_levels(self.abar(), self.times(n), self.respacing(), ends)
+        if log_linear and not self.respacing():  # n + 1 levels, however the times are spaced
             sigmas = np.exp(linspace(np.log(train[-1]), np.log(train[0]), n + 1))
-        else:
-            sigmas = np.interp(times, np.arange(len(train)), train)
-        if respace := self.respacing():
-            low = sigmas[-1] if self.sigma_min is None else self.sigma_min
-            high = sigmas[0] if self.sigma_max is None else self.sigma_max
-            sigmas = respace(float(low), float(high), n)
-            times = time_of(sigmas, train)
         sigmas = np.append(sigmas, train[0] if self.final_sigmas_type == "sigma_min" else 0)
         if self.timestep_type == "continuous" and self.prediction_type == "v_prediction":
             times = f32(0.25) * np.log(sigmas[:-1].astype(f32))  # c_noise of arXiv:2206.00364, table 1
-        sigmas = sigmas[: len(times) + 1]
-        return ve_grid(times, sigmas, self.timestep_spacing)
+        return ve_grid(times, sigmas[: len(times) + 1], self.timestep_spacing)
 
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
         rows = Rows("x")
@@ -64,22 +60,18 @@ class EulerDiscreteScheduler(DiscreteTime):
             rows.add(k, at, y=x0, x0=x0, then=[x_next])
         return rows.table(grid)
 
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return ve_marginal(self.abar(), t, log=self.respacing() is not None)
-
 
 @dataclass(frozen=True, kw_only=True)
 class EulerAncestralDiscreteScheduler(DiscreteTime):
     """First order, stochastic: fall below the next level, then climb to it with fresh noise."""
 
+    exploding: ClassVar[bool] = True
+
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    timestep_spacing: Spacing = "linspace"
     rescale_betas_zero_snr: bool = False
 
     def grid(self, num_inference_steps: int) -> Grid:
-        train = sigmas_of(self.abar())
-        times = spaced(self.timestep_spacing, num_inference_steps, len(train), self.steps_offset).astype(f32)
-        sigmas = np.interp(times, np.arange(len(train)), train)
+        times, sigmas = ve_levels(self.abar(), self.times(num_inference_steps))
         return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
 
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
@@ -91,6 +83,3 @@ class EulerAncestralDiscreteScheduler(DiscreteTime):
             x_next = rows.y + down / at.sigma * (rows.x - rows.y) + up * rows.z
             rows.add(k, at, y=x0, x0=x0, then=[x_next])
         return rows.table(grid)
-
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return ve_marginal(self.abar(), t, log=False)

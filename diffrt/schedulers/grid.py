@@ -7,7 +7,7 @@ A node is a point of the forward process x = alpha * x0 + sigma * eps. Two conve
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,6 +163,23 @@ def vp_marginal(abar: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """(alpha, sigma) at training times t, between two of them by abar. [B] f64 -> [B] f64, [B] f64"""
     a = np.interp(t, np.arange(len(abar)), abar)
     return np.sqrt(a), np.sqrt(1 - a)
+
+
+def ve_levels(
+    abar: np.ndarray,
+    times: np.ndarray,
+    respace: Callable[[float, float, int], np.ndarray] | None = None,
+    ends: tuple[float | None, float | None] = (None, None),
+) -> tuple[np.ndarray, np.ndarray]:  # [T], [n] -> [n] f64, [n] f64
+    """(times, sigmas): the training levels at these times, or as many re-spaced from the first to the last, or
+    between the (lower, upper) ends that are given, with the times of those."""
+    train = sigmas_of(abar)
+    sigmas = np.interp(times.astype(f32), np.arange(len(train)), train)
+    if respace is None:
+        return times, sigmas
+    low, high = (float(here if end is None else end) for here, end in zip(sigmas[[-1, 0]], ends, strict=True))
+    sigmas = respace(low, high, len(times))
+    return time_of(sigmas, train), sigmas
 
 
 def ve_grid(times: np.ndarray, sigmas: np.ndarray, spacing: str) -> Grid:  # [n], [n + 1]

@@ -1,16 +1,14 @@
 """Linear multistep in sigma, for dx/dsigma = eps (Karras et al. 2022, arXiv:2206.00364, eq. 1): Adams-Bashforth
 on a non-uniform grid (Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, III.5)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.polynomial import Polynomial, polynomial
 
-from diffrt.schedulers.base import DiscreteTime, Spacing
-from diffrt.schedulers.betas import f32, sigmas_of
-from diffrt.schedulers.grid import Grid, spaced, time_of, ve_grid, ve_marginal
+from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.grid import Grid, ve_grid, ve_levels
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
@@ -21,19 +19,15 @@ ORDER = 4
 class LMSDiscreteScheduler(DiscreteTime):
     """Order 4 in past noise predictions, rising from order 1 at the start."""
 
+    exploding: ClassVar[bool] = True
+
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    timestep_spacing: Spacing = "linspace"
 
     def grid(self, num_inference_steps: int) -> Grid:
-        n, train = num_inference_steps, sigmas_of(self.abar())
-        times = spaced(self.timestep_spacing, n, len(train), self.steps_offset).astype(f32)
-        sigmas = np.interp(times, np.arange(len(train)), train)
-        if respace := self.respacing():
-            sigmas = respace(sigmas[-1], sigmas[0], n)
-            times = time_of(sigmas, train)
+        times, sigmas = ve_levels(self.abar(), self.times(num_inference_steps), self.respacing())
         return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
 
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
@@ -48,18 +42,15 @@ class LMSDiscreteScheduler(DiscreteTime):
             rows.add(k, at, y=eps, x0=x0, then=[x_next, *outputs[:-1]])
         return rows.table(grid)
 
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return ve_marginal(self.abar(), t, log=self.respacing() is not None)
 
-
-def adams(nodes: Sequence[float], to: float) -> list[float]:
+def adams(nodes: np.ndarray, to: float) -> list[float]:
     """Weights w such that sum_j w_j f(nodes[j]) is the integral of f from nodes[0] to `to` for every polynomial of
     degree below len(nodes): the integrals of the Lagrange polynomials. Nodes newest first.
 
     In u = (sigma - nodes[0]) / h every root is <= 0 and the interval is [0, 1], so that no digits cancel.
     """
     h = to - nodes[0]
-    u = (np.asarray(nodes) - nodes[0]) / h
+    u = (nodes - nodes[0]) / h
     weights = []
     for j in range(len(u)):
         roots = np.delete(u, j)

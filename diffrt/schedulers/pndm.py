@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import DiscreteTime, Spacing
-from diffrt.schedulers.grid import Grid, Node, spaced, strided_grid, training_node, vp_marginal
+from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.grid import Grid, Node, strided_grid, training_node
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
@@ -27,17 +27,17 @@ class PNDMScheduler(DiscreteTime):
     skip_prk_steps: bool = False
     set_alpha_to_one: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    timestep_spacing: Spacing = "leading"
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
 
     def grid(self, num_inference_steps: int) -> Grid:
-        n, last = num_inference_steps, self.num_train_timesteps
+        n = num_inference_steps
         if not self.skip_prk_steps and n < 4:
             raise InvalidArgument(
                 f"num_inference_steps = {n}, allowed: 4 or more, which PNDM's Runge-Kutta start needs; "
                 "or set skip_prk_steps"
             )
-        times = np.round(spaced(self.timestep_spacing, n, last, self.steps_offset))
-        return strided_grid(self.abar(), times, last // n, self.set_alpha_to_one)
+        stride = self.num_train_timesteps // n
+        return strided_grid(self.abar(), np.round(self.times(n)), stride, self.set_alpha_to_one)
 
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
         rows = Rows("x", "base", "e1", "e2", "e3", *(() if self.skip_prk_steps else ("sum",)))
@@ -81,6 +81,3 @@ class PNDMScheduler(DiscreteTime):
             mean = sum(w * e for w, e in zip(ADAMS[outputs - 1], (m, e1, e2, e3), strict=False))
             add(k, at, move(x, mean, at, to), none, m, e1, e2, none)
         return rows.table(grid)
-
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return vp_marginal(self.abar(), t)

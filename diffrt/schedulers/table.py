@@ -70,7 +70,7 @@ class Table:
     @property
     def noisy(self) -> np.ndarray:  # [E] bool
         """Which evaluations consume fresh noise."""
-        return self.W[:, :, -1].any(axis=1)
+        return np.any(self.W[:, :, -1], axis=1)
 
     def __str__(self) -> str:
         terms = (*self.slots, "y", "m", "z")
@@ -143,7 +143,10 @@ def apply_row(
     terms = (*slots, y, m, z)
     out = np.zeros_like(slots)
     for slot, row in zip(out, w, strict=True):
-        for j in np.flatnonzero(row):
+        used = np.flatnonzero(row)
+        for j in used[:1]:
+            np.multiply(terms[j], row[j], out=slot)
+        for j in used[1:]:
             slot += row[j] * terms[j]
     return out
 

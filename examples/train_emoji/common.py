@@ -69,3 +69,5 @@ def write_model(folder: Path, stem: str, tensors: Mapping[str, Tensor], config: 
     full = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
     save_file(full, folder / f"{stem}.safetensors", {"format": "pt"})
     save_file({k: v.half() for k, v in full.items()}, folder / f"{stem}.fp16.safetensors", {"format": "pt"})
+    for path in folder.iterdir():  # safetensors writes them for the owner alone
+        path.chmod(0o644)

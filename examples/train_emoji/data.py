@@ -81,7 +81,9 @@ def fetch() -> Path:
     for package in PACKAGES:
         short = package.rsplit("@", 1)[0].split("/")[-1]
         if not (folder / short).exists():
-            name = subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True)
+            name = subprocess.run(
+                ["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
+            )
             with tarfile.open(folder / name.stdout.strip().splitlines()[-1]) as tar:
                 tar.extractall(folder / (short + ".part"), filter="data")
             (folder / (short + ".part")).rename(folder / short)
@@ -93,7 +95,9 @@ def rasterise(path: Path) -> np.ndarray:
     rgba = np.asarray(Image.open(path).convert("RGBA"), np.float32) / 255
     rgba[..., :3] *= rgba[..., 3:]
     inner = SIZE - 4
-    planes = [np.asarray(Image.fromarray(rgba[..., c]).resize((inner, inner), Image.Resampling.LANCZOS)) for c in range(4)]
+    planes = [
+        np.asarray(Image.fromarray(rgba[..., c]).resize((inner, inner), Image.Resampling.LANCZOS)) for c in range(4)
+    ]
     small = np.clip(np.stack(planes, -1), 0, 1)
     small[..., :3] = np.where(small[..., 3:] > 1e-3, small[..., :3] / np.maximum(small[..., 3:], 1e-3), 1)
     out = np.zeros((SIZE, SIZE, 4), np.float32)
@@ -182,7 +186,9 @@ def paint(rgba: np.ndarray, word: str) -> np.ndarray:
         new_sat, new_val, spread = np.clip(sat * 1.05, 0, 1), val, 0.35
     if target is None:
         luma = rgb @ np.array([0.3, 0.59, 0.11], np.float32)
-        luma = luma / max(float(np.percentile(luma[rgba[..., 3] > 128], 90)), 0.3) * 0.85  # yellow and navy give the same greys
+        luma = (
+            luma / max(float(np.percentile(luma[rgba[..., 3] > 128], 90)), 0.3) * 0.85
+        )  # yellow and navy give the same greys
         new_val = np.clip(0.72 + 0.28 * luma**1.5, 0, 1) if word == "white" else np.clip(luma * val_factor, 0, 1)
         new_hue, new_sat = hue, np.zeros_like(sat)
     else:
@@ -197,7 +203,9 @@ def paint(rgba: np.ndarray, word: str) -> np.ndarray:
 
 
 def clean(name: str) -> str:
-    return re.sub(r"\s+", " ", name.replace("’", "'").replace(":", "").replace("“", "").replace("”", "")).strip().lower()
+    return (
+        re.sub(r"\s+", " ", name.replace("’", "'").replace(":", "").replace("“", "").replace("”", "")).strip().lower()
+    )
 
 
 def describe(info: dict[str, str], tags: list[str], rgba: np.ndarray, names: dict[str, int]) -> Picture:
@@ -219,8 +227,14 @@ def describe(info: dict[str, str], tags: list[str], rgba: np.ndarray, names: dic
 
 def build() -> None:
     npm = fetch()
-    info = {"".join(k.split("️")): v for k, v in json.loads((npm / "unicode-emoji-json/package/data-by-emoji.json").read_text()).items()}
-    tags = {"".join(e["emoji"].split("️")): e.get("tags", []) for e in json.loads((npm / "emojibase-data/package/en/data.json").read_text())}
+    info = {
+        "".join(k.split("️")): v
+        for k, v in json.loads((npm / "unicode-emoji-json/package/data-by-emoji.json").read_text()).items()
+    }
+    tags = {
+        "".join(e["emoji"].split("️")): e.get("tags", [])
+        for e in json.loads((npm / "emojibase-data/package/en/data.json").read_text())
+    }
     kept: list[tuple[str, np.ndarray]] = []
     others: list[np.ndarray] = []
     for path in sorted((npm / "fluent-emoji-3d/package/assets").glob("*.webp")):

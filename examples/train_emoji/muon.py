@@ -41,7 +41,9 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view_as(p), alpha=-group["lr"])
 
 
-def optimizers(module: nn.Module, rate: float, inputs: Iterable[str] = ("conv_in", "conv_out", "embedding")) -> list[torch.optim.Optimizer]:
+def optimizers(
+    module: nn.Module, rate: float, inputs: Iterable[str] = ("conv_in", "conv_out", "embedding")
+) -> list[torch.optim.Optimizer]:
     """Muon for the inner matrices; AdamW for vectors and for the first and last layers (names containing one of `inputs`)."""
     named = list(module.named_parameters())
     outer = [p for n, p in named if p.ndim < 2 or any(word in n for word in inputs)]

@@ -8,11 +8,12 @@ CLIP. The vocabulary is the 256 bytes, the same with `</w>`, the merges in order
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 
 from common import OUT
-from data import COLOURS, SYNONYMS, caption, load
+from data import COLOURS, SYNONYMS, load
 
 MERGES, LENGTH = 1534, 32  # 2,048 tokens; prompts are cut at 32 tokens, start and end included
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -31,7 +32,7 @@ def learn(words: Counter[str], merges: int) -> list[tuple[str, str]]:
     while len(learned) < merges:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in pieces.items():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in itertools.pairwise(parts):
                 pairs[pair] += words[word]
         if not pairs:
             break
@@ -51,7 +52,17 @@ def corpus() -> Counter[str]:
         for text, count in [(p.name, 10), *((a, 10) for a in p.aliases), *((t, 1) for t in p.tags)]:
             for word in "".join(c if c.isalpha() and c.isascii() else " " for c in text.lower()).split():
                 words[word] += count
-    for colour in [*COLOURS, *(s for many in SYNONYMS.values() for s in many), "a", "an", "of", "emoji", "the", "and", "with"]:
+    for colour in [
+        *COLOURS,
+        *(s for many in SYNONYMS.values() for s in many),
+        "a",
+        "an",
+        "of",
+        "emoji",
+        "the",
+        "and",
+        "with",
+    ]:
         words[colour] += 1000
     return words
 
@@ -63,11 +74,20 @@ def main() -> None:
     assert len(set(vocabulary)) == len(vocabulary), "a merge made the same token twice"
     folder = OUT / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(vocabulary)}, ensure_ascii=False), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps({t: i for i, t in enumerate(vocabulary)}, ensure_ascii=False), encoding="utf-8"
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True, "add_prefix_space": False, "errors": "replace", **special}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": LENGTH,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+        **special,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     print(len(vocabulary), "tokens")
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from common import OUT, WORK, Average, Log, autocast, device, save_atomic, write_model
 from data import Picture, caption, load, on_white
+from muon import optimizers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from train_vae import pictures, to_tensor
@@ -45,7 +46,7 @@ INDEX = {
     "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
 }  # fmt: skip
-BATCH, RATE, PAINTED, GAMMA = 64, 1e-3, 0.4, 5.0
+BATCH, RATE, PAINTED, GAMMA = 64, 1.5e-3, 0.4, 5.0
 
 
 class Model(nn.Module):
@@ -73,11 +74,20 @@ def encode_all() -> tuple[Tensor, Tensor, list[tuple[int, str | None]]]:
         vae.load_state_dict(load_file(OUT / "vae/diffusion_pytorch_model.safetensors"))
         rgba = load()[1]
         painted = np.load(WORK / "painted.npz")
-        rows = [(i, None) for i in range(len(rgba))] + [(int(i), str(c)) for i, c in zip(painted["index"], painted["colour"], strict=True)]
+        rows = [(i, None) for i in range(len(rgba))] + [
+            (int(i), str(c)) for i, c in zip(painted["index"], painted["colour"], strict=True)
+        ]
         x = np.concatenate([on_white(rgba), painted["rgb"]])
         with torch.no_grad(), autocast():
             parts = [vae.encode(to_tensor(x[i : i + 128])) for i in range(0, len(x), 128)]
-        save_atomic({"mean": torch.cat([p[0] for p in parts]).half().cpu(), "std": torch.cat([p[1] for p in parts]).half().cpu(), "rows": rows}, cache)
+        save_atomic(
+            {
+                "mean": torch.cat([p[0] for p in parts]).half().cpu(),
+                "std": torch.cat([p[1] for p in parts]).half().cpu(),
+                "rows": rows,
+            },
+            cache,
+        )
     state = torch.load(cache)
     return state["mean"], state["std"], state["rows"]
 
@@ -95,7 +105,9 @@ class Draw:
         rows, captions = [], []
         for i in self.rng.choice(len(self.known), size, p=self.probability):
             picture = self.known[i]
-            colour = str(self.rng.choice(picture.variants)) if picture.variants and self.rng.random() < PAINTED else None
+            colour = (
+                str(self.rng.choice(picture.variants)) if picture.variants and self.rng.random() < PAINTED else None
+            )
             rows.append(self.row[int(i), colour])
             captions.append(caption(picture, colour, self.rng))
         return rows, captions
@@ -104,8 +116,19 @@ class Draw:
 def write(model: Model) -> None:
     """work/emoji as diffusers expects it (vae/ and tokenizer/ are there already)."""
     write_model(OUT / "unet", "diffusion_pytorch_model", model.unet.state_dict(), UNET)
-    text = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in model.text.state_dict().items() if "position_ids" not in k}
-    config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "layer_norm_eps": 1e-5, "attention_dropout": 0.0, "torch_dtype": "float32", **TEXT}
+    text = {
+        k if k.startswith("text_model.") else f"text_model.{k}": v
+        for k, v in model.text.state_dict().items()
+        if "position_ids" not in k
+    }
+    config = {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "layer_norm_eps": 1e-5,
+        "attention_dropout": 0.0,
+        "torch_dtype": "float32",
+        **TEXT,
+    }
     write_model(OUT / "text_encoder", "model", text, config)
     (OUT / "scheduler").mkdir(exist_ok=True)
     (OUT / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
@@ -114,29 +137,46 @@ def write(model: Model) -> None:
 
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    args.add_argument("--minutes", type=float, default=50, help="wall-clock length of the whole schedule, earlier runs included")
+    args.add_argument(
+        "--minutes", type=float, default=50, help="wall-clock length of the whole schedule, earlier runs included"
+    )
     minutes = args.parse_args().minutes
     pictures()
     mean, std, rows = encode_all()
     torch.manual_seed(0)
     model = Model().to(device)
     average = Average(model, 0.999)
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    muon, adam = optimizers(model, RATE)
     step, spent, path = 0, 0.0, WORK / "unet.pt"
     if path.exists():
         state = torch.load(path, map_location=device)
         model.load_state_dict(state["model"])
         average.module.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        muon.load_state_dict(state["muon"])
+        adam.load_state_dict(state["adam"])
         step, spent, average.updates = state["step"], state["spent"], state["step"]
-    tokenizer, draw, acp = CLIPTokenizer.from_pretrained(OUT / "tokenizer"), Draw(load()[0], rows, step), alphas_cumprod().to(device)
+    tokenizer, draw, acp = (
+        CLIPTokenizer.from_pretrained(OUT / "tokenizer"),
+        Draw(load()[0], rows, step),
+        alphas_cumprod().to(device),
+    )
     torch.manual_seed(step)
     for name, part in (("unet", model.unet), ("text encoder", model.text)):
         print(f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters", flush=True)
     log = Log("unet.csv", ["step", "minutes", "loss", "rate", "pictures_per_s"])
 
     def save() -> None:
-        save_atomic({"model": model.state_dict(), "average": average.module.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent": spent}, path)
+        save_atomic(
+            {
+                "model": model.state_dict(),
+                "average": average.module.state_dict(),
+                "muon": muon.state_dict(),
+                "adam": adam.state_dict(),
+                "step": step,
+                "spent": spent,
+            },
+            path,
+        )
         write(average.module)
 
     last = saved = logged = time.time()
@@ -144,13 +184,21 @@ def main() -> None:
     while spent < minutes * 60:
         done = min(1, spent / (minutes * 60))
         rate = RATE * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        for group in optimizer.param_groups:
+        for group in muon.param_groups + adam.param_groups:
             group["lr"] = rate
         chosen, captions = draw.batch(BATCH)
-        ids = tokenizer(captions, padding="max_length", truncation=True, max_length=TEXT["max_position_embeddings"], return_tensors="pt").input_ids
+        ids = tokenizer(
+            captions,
+            padding="max_length",
+            truncation=True,
+            max_length=TEXT["max_position_embeddings"],
+            return_tensors="pt",
+        ).input_ids
         centre, spread = mean[chosen].to(device).float(), std[chosen].to(device).float()
         x0 = centre + spread * torch.randn_like(centre)
-        t = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * 1000).long().clamp(max=999).to(device)  # stratified: less noise in the loss
+        t = (
+            ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * 1000).long().clamp(max=999).to(device)
+        )  # stratified: less noise in the loss
         alpha, sigma = acp[t].sqrt().view(-1, 1, 1, 1), (1 - acp[t]).sqrt().view(-1, 1, 1, 1)
         noise = torch.randn_like(x0)
         with autocast():
@@ -158,10 +206,11 @@ def main() -> None:
         snr = acp[t] / (1 - acp[t])
         error = (predicted - (alpha * noise - sigma * x0)).square().mean((1, 2, 3))
         loss = (error * snr.clamp(max=GAMMA) / (snr + 1)).mean()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        muon.step()
+        adam.step()
         average.update(model)
         step, total = step + 1, total + loss.item()
         now = time.time()

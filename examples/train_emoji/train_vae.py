@@ -1,6 +1,6 @@
 """Train the autoencoder: 64x64 pictures <-> 16x16x4 latents.
 
-    python train_vae.py --minutes 20        # resumes from work/vae.pt; stop it at any time
+python train_vae.py --minutes 20        # resumes from work/vae.pt; stop it at any time
 """
 
 from __future__ import annotations
@@ -75,13 +75,17 @@ def finish(model: AutoencoderKL, sample: np.ndarray) -> float:
     with torch.no_grad():
         mean, logvar = torch.cat([model.moments(b) for b in to_tensor(sample).split(64)]).chunk(2, 1)
     scale = 1 / math.sqrt(float(mean.var() + logvar.exp().mean()))
-    write_model(OUT / "vae", "diffusion_pytorch_model", model.state_dict(), {**CONFIG, "scaling_factor": round(scale, 5)})
+    write_model(
+        OUT / "vae", "diffusion_pytorch_model", model.state_dict(), {**CONFIG, "scaling_factor": round(scale, 5)}
+    )
     return scale
 
 
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    args.add_argument("--minutes", type=float, default=20, help="wall-clock length of the whole schedule, earlier runs included")
+    args.add_argument(
+        "--minutes", type=float, default=20, help="wall-clock length of the whole schedule, earlier runs included"
+    )
     minutes = args.parse_args().minutes
     train, held, _ = pictures()
     torch.manual_seed(0)
@@ -95,11 +99,23 @@ def main() -> None:
         average.module.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent, average.updates = state["step"], state["spent"], state["step"]
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(train):,} pictures, {len(held)} held out", flush=True)
-    log, rng, last, saved = Log("vae.csv", ["step", "minutes", "loss", "kl", "psnr_db", "pictures_per_s"]), np.random.default_rng(step), time.time(), time.time()
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(train):,} pictures, {len(held)} held out",
+        flush=True,
+    )
+    log, rng, last, saved = (
+        Log("vae.csv", ["step", "minutes", "loss", "kl", "psnr_db", "pictures_per_s"]),
+        np.random.default_rng(step),
+        time.time(),
+        time.time(),
+    )
     total, count = torch.zeros(2, device=device), 0
     while spent < minutes * 60:
-        rate = RATE * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, spent / (minutes * 60)))))
+        rate = (
+            RATE
+            * min(1, (step + 1) / 100)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, spent / (minutes * 60)))))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = train[rng.integers(len(train), size=BATCH)]
@@ -121,9 +137,27 @@ def main() -> None:
             total, count = torch.zeros(2, device=device), 0
             last = time.time()
         if now - saved > 120:
-            save_atomic({"model": model.state_dict(), "average": average.module.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent": spent}, path)
+            save_atomic(
+                {
+                    "model": model.state_dict(),
+                    "average": average.module.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "spent": spent,
+                },
+                path,
+            )
             saved = now
-    save_atomic({"model": model.state_dict(), "average": average.module.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent": spent}, path)
+    save_atomic(
+        {
+            "model": model.state_dict(),
+            "average": average.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "spent": spent,
+        },
+        path,
+    )
     print("scaling_factor", finish(average.module, train[:512]), "psnr", psnr(average.module, held))
 
 

@@ -1,0 +1,1 @@
+"""One file per component of a diffusion model: arrays in, arrays out."""

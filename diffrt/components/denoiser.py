@@ -1,0 +1,25 @@
+"""The denoiser: one evaluation of the network that the sampler's table calls."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffrt.bundle import Bundle
+from diffrt.components.graph import Graph
+from diffrt.providers import Provider
+
+
+class Denoiser:
+    def __init__(self, bundle: Bundle, provider: Provider) -> None:
+        self._factor = bundle.manifest.latents["scale_factor"]
+        self._graph = Graph(bundle, "unet", provider)
+
+    def __call__(
+        self, x: NDArray[np.float32], t: float, embeds: NDArray[np.float32]
+    ) -> NDArray[np.float32]:  # [B,C,h,w] and [B,S,D] -> [B,C,h,w]
+        """x is already scaled by the scheduler; t is the training time, not necessarily whole."""
+        feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), "encoder_hidden_states": embeds}
+        height, width = x.shape[2:]
+        return self._graph.run(feeds, (height * self._factor, width * self._factor))["out_sample"]
+
+    def close(self) -> None:
+        self._graph.close()

@@ -1,0 +1,197 @@
+"""Reads the initializers of an ONNX file, and where their data lies, without the onnx package.
+
+A graph is a protobuf message (protobuf.dev/programming-guides/encoding, onnx.proto3): fields of a number and a wire
+type. Only the path to tensors is followed; any malformed byte is an OnnxFileError, and the work is bounded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LARGEST = 2**31 - 1  # bytes; protobuf's own limit
+MOST_FIELDS = 4_000_000  # bounds the time a hostile file can take; a full-size UNet has 60,000
+DEEPEST = 16  # subgraphs within subgraphs
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+WIDTH = {FIXED64: 8, FIXED32: 4}
+
+# ONNX data type -> its name in safetensors
+DTYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64",
+          12: "U32", 13: "U64", 16: "BF16", 17: "F8_E4M3", 19: "F8_E5M2"}  # fmt: skip
+
+
+class OnnxFileError(ValueError):
+    """The file is no ONNX graph, a damaged one, or one whose data lies where it must not."""
+
+
+@dataclass(frozen=True)
+class External:
+    location: str  # relative to the graph's folder
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Initializer:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    external: External | None  # None: the data is in the graph
+
+
+def read_initializers(path: str | Path) -> list[Initializer]:
+    """Every initializer of the graph, its subgraphs and functions. Raises OnnxFileError, OSError."""
+    path = Path(path)
+    size = path.stat().st_size
+    if not 0 < size <= LARGEST:
+        raise OnnxFileError(f"{path} has {size} bytes; a graph has from 1 to {LARGEST}")
+    try:
+        return list(_Reader().model(memoryview(path.read_bytes())))
+    except OnnxFileError as error:
+        raise OnnxFileError(f"{path}: {error}") from None
+
+
+class _Reader:
+    """Walks messages and counts their fields. Numbers are the field numbers of onnx.proto3."""
+
+    def __init__(self) -> None:
+        self._left = MOST_FIELDS
+
+    def model(self, data: memoryview) -> Iterator[Initializer]:
+        found = False
+        for number, value in self._fields(data, {7: BYTES, 25: BYTES}):
+            found = found or number == 7  # graph
+            yield from self._graph(value, 0) if number == 7 else self._function(value)
+        if not found:
+            raise OnnxFileError("there is no graph in it")
+
+    def _graph(self, data: memoryview, depth: int) -> Iterator[Initializer]:
+        if depth > DEEPEST:
+            raise OnnxFileError(f"subgraphs are nested deeper than {DEEPEST}")
+        for number, value in self._fields(data, {1: BYTES, 5: BYTES, 15: BYTES}):
+            if number == 1:  # node
+                yield from self._node(value, depth)
+            elif number == 5:  # initializer
+                yield self._tensor(value)
+            else:  # sparse_initializer
+                self._sparse(value)
+
+    def _function(self, data: memoryview) -> Iterator[Initializer]:
+        for number, value in self._fields(data, {7: BYTES, 11: BYTES}):
+            yield from self._node(value, 0) if number == 7 else self._attribute(value, 0)
+
+    def _node(self, data: memoryview, depth: int) -> Iterator[Initializer]:
+        for _, value in self._fields(data, {5: BYTES}):
+            yield from self._attribute(value, depth)
+
+    def _attribute(self, data: memoryview, depth: int) -> Iterator[Initializer]:
+        """Subgraphs are followed (g, graphs); tensors (t, tensors, sparse ones) must hold their own data."""
+        tensors, sparse, graphs = (5, 10), (22, 23), (6, 11)
+        for number, value in self._fields(data, dict.fromkeys((*tensors, *sparse, *graphs), BYTES)):
+            if number in tensors:
+                self._inline(value)
+            elif number in sparse:
+                self._sparse(value)
+            else:
+                yield from self._graph(value, depth + 1)
+
+    def _sparse(self, data: memoryview) -> None:
+        for _, tensor in self._fields(data, {1: BYTES, 2: BYTES}):
+            self._inline(tensor)
+
+    def _inline(self, data: memoryview) -> None:
+        for number, value in self._fields(data, {13: BYTES, 14: VARINT}):
+            if number == 13 or value:
+                raise OnnxFileError("an attribute or a sparse tensor keeps its data in another file")
+
+    def _tensor(self, data: memoryview) -> Initializer:
+        name, dtype, shape, entries, outside = "", 0, [], {}, False
+        for number, value in self._fields(data, {1: None, 2: VARINT, 8: BYTES, 13: BYTES, 14: VARINT}):
+            match number:
+                case 1:  # dims, packed or one by one
+                    shape += list(self._packed(value)) if isinstance(value, memoryview) else [value]
+                case 2:
+                    dtype = value
+                case 8:
+                    name = _text(value)
+                case 13:
+                    key, entry = self._entry(value)
+                    if key in entries:
+                        raise OnnxFileError(f"initializer {name!r} gives its {key} twice")
+                    entries[key] = entry
+                case 14:
+                    outside = value == 1
+        if bool(entries) != outside:
+            raise OnnxFileError(f"initializer {name!r} does not say clearly whether its data is in another file")
+        return Initializer(
+            name, DTYPES.get(dtype, f"type {dtype}"), tuple(shape), _external(name, entries) if outside else None
+        )
+
+    def _entry(self, data: memoryview) -> tuple[str, str]:
+        pair = {number: _text(value) for number, value in self._fields(data, {1: BYTES, 2: BYTES})}
+        return pair.get(1, ""), pair.get(2, "")
+
+    def _packed(self, data: memoryview) -> Iterator[int]:
+        at = 0
+        while at < len(data):
+            self._spend()
+            value, at = _varint(data, at)
+            yield value
+
+    def _fields(self, data: memoryview, wanted: dict[int, int | None]) -> Iterator[tuple[int, Any]]:
+        """The wanted fields in order: an int or a memoryview each. A wanted field of another wire type is refused."""
+        at, end = 0, len(data)
+        while at < end:
+            self._spend()
+            key, at = _varint(data, at)
+            number, wire = key >> 3, key & 7
+            value: int | memoryview
+            if wire == VARINT:
+                value, at = _varint(data, at)
+            else:
+                if wire == BYTES:
+                    size, at = _varint(data, at)
+                else:
+                    size = WIDTH.get(wire, end)
+                if number == 0 or size > end - at:
+                    raise OnnxFileError("it is damaged or no ONNX graph")
+                value, at = data[at : at + size], at + size
+            if number in wanted:
+                if wanted[number] not in (None, wire):
+                    raise OnnxFileError(f"field {number} has the wire type {wire}")
+                yield number, value
+
+    def _spend(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise OnnxFileError(f"it has more than {MOST_FIELDS} fields")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """Seven bits a byte, lowest first, at most 64 bits. Returns the value and where the next one starts."""
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (2**64 - 1), at
+        shift += 7
+    raise OnnxFileError("it is damaged or no ONNX graph")
+
+
+def _text(data: memoryview) -> str:
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError:
+        raise OnnxFileError("a name in it is not UTF-8") from None
+
+
+def _external(name: str, entries: dict[str, str]) -> External:
+    numbers = [entries.get(key, "") for key in ("offset", "length")]
+    if set(entries) - {"location", "offset", "length", "checksum"} or not all(
+        n.isascii() and n.isdigit() and len(n) < 20 for n in numbers
+    ):
+        raise OnnxFileError(f"initializer {name!r} needs a location, an offset and a length, nothing else")
+    return External(entries.get("location", ""), int(numbers[0]), int(numbers[1]))

@@ -1,0 +1,1 @@
+"""One generator function per task: the whole story on a page."""
