@@ -124,7 +124,10 @@ def _check_graph(root: Path, graph: str, headers: Headers) -> None:
         found = TensorEntry(tensor.dtype, tensor.shape, tensor.external.offset, tensor.external.length)
         if entry != found:
             raise BundleError(
-                f"{root / graph}: {tensor.name!r} is taken from {found.length} bytes at {found.offset} of {file} as "
-                f"{found.dtype} {list(found.shape)}; the header has "
-                + (f"{entry.length} at {entry.offset}, {entry.dtype} {list(entry.shape)}" if entry else "no such tensor")
+                f"{root / graph}: {tensor.name!r} is taken from {file} as {_place(found)}; "
+                f"its header has {_place(entry) if entry else 'no such tensor'}"
             )
+
+
+def _place(entry: TensorEntry) -> str:
+    return f"{entry.dtype} {list(entry.shape)}, {entry.length} bytes at {entry.offset}"

@@ -1,6 +1,6 @@
 """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, in the convention where 1 is no guidance).
 
-    m = m(nothing) + scale * (m(prompt) - m(nothing))
+m = m(nothing) + scale * (m(prompt) - m(nothing))
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ def is_guided(scale: float) -> bool:
 
 
 def guide(model: Conditioned, embeds: F32, negative: F32 | None, scale: float) -> Model:
-    """The model of x and t alone. embeds and negative: [B,S,D]; without negative it is not guided.
+    """The model of x and t alone. embeds and negative: [B,S,D]; with negative None it is not guided.
 
     Both halves go through the model as one batch, the negative half first.
     """
-    if negative is None or not is_guided(scale):
+    if negative is None:
         return lambda x, t: model(x, t, embeds)
     both = np.concatenate([negative, embeds])
 

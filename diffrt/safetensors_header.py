@@ -55,9 +55,8 @@ def read_header(path: str | Path) -> dict[str, TensorEntry]:
             raise HeaderError(f"{path}: tensor {name!r} starts at byte {tensor.offset}, the one before ends at {end}")
         end += tensor.length
     if end != size:
-        raise HeaderError(
-            f"{path} has {size} bytes, its header describes {end}: the file is {'truncated' if size < end else 'corrupt'}"
-        )
+        state = "truncated" if size < end else "corrupt"
+        raise HeaderError(f"{path} has {size} bytes, its header describes {end}: the file is {state}")
     return tensors
 
 
@@ -71,17 +70,17 @@ def _opened(path: str | Path) -> BinaryIO:
 def _start(path: Path, file: BinaryIO) -> int:
     """Where the tensors begin; the file is left behind its length field."""
     size, head = os.fstat(file.fileno()).st_size, file.read(8)
-    if head.startswith((b"PK\x03\x04", b"\x80\x02")):
+    length = int.from_bytes(head, "little")
+    if len(head) == 8 and 2 <= length <= min(size - 8, LARGEST_HEADER):
+        return 8 + length
+    if head.startswith((b"PK\x03\x04", b"\x80")):
         raise HeaderError(
             f"{path} is a pickle, which can run code when read: load it with PyTorch where you trust it and save it "
             "with safetensors.torch.save_file"
         )
     if head == b"version ":
         raise HeaderError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull")
-    length = int.from_bytes(head, "little")
-    if len(head) < 8 or not 2 <= length <= min(size - 8, LARGEST_HEADER):
-        raise HeaderError(f"{path} is truncated or no safetensors file: {size} bytes, a header of {length} announced")
-    return 8 + length
+    raise HeaderError(f"{path} is truncated or no safetensors file: {size} bytes, a header of {length} announced")
 
 
 def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:

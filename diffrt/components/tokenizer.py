@@ -40,7 +40,7 @@ class Tokenizer:
             if self._tokenizer.token_to_id(token.content) is None:
                 raise BundleError(f"{folder}: the vocabulary lacks the token {token.content!r}")
         self._tokenizer.add_special_tokens(special)
-        self._start, self._end, self._pad = (self._tokenizer.token_to_id(t) for t in (START, END, pad))
+        self._start, self._end, self._pad = (self._tokenizer.token_to_id(t) or 0 for t in (START, END, pad))
         self.max_length = max_length
 
     @classmethod

@@ -77,5 +77,5 @@ def alphas_cumprod(
 
 def sigmas_of(abar: np.ndarray) -> np.ndarray:  # [T] f32
     """Noise-to-signal ratio sqrt((1 - abar) / abar) of every training step."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return np.sqrt((1 - abar) / abar)

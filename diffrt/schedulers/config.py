@@ -66,7 +66,7 @@ def allows(kind: Any, value: Any) -> bool:
     if get_args(kind):
         return any(allows(k, value) for k in get_args(kind))
     if kind in (bool, str, NoneType) or isinstance(value, bool):
-        return isinstance(value, kind)
+        return type(value) is kind
     return isinstance(value, Integral if kind is int else Real) and not math.isnan(value)
 
 

@@ -2,8 +2,9 @@
 
     python data.py            # downloads with npm, writes work/data.npz and work/pictures.json
 
-Pictures are Microsoft's Fluent emoji in 3D (MIT, npm `@lobehub/fluent-emoji-3d`); names come from `unicode-emoji-json` (MIT) and
-keywords from `emojibase-data` (MIT). Nothing is committed: the packages are fetched with the plain npm client.
+Pictures are Microsoft's Fluent emoji in 3D (MIT, npm `@lobehub/fluent-emoji-3d`); names come from
+`unicode-emoji-json` (MIT) and keywords from `emojibase-data` (MIT). Nothing is committed: the packages are fetched
+with the plain npm client.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ COLOURS: dict[str, tuple[float | None, float, float]] = {
     "teal": (178, 1.0, 0.9), "blue": (216, 1.0, 1.0), "purple": (275, 0.9, 0.95), "pink": (330, 0.7, 1.1),
     "brown": (22, 0.85, 0.6), "black": (None, 0.0, 0.3), "white": (None, 0.0, 1.6), "gray": (None, 0.0, 0.8),
 }  # fmt: skip
+# Where a hue is plainly that colour; between the ranges a person would hesitate.
+HUE_WORDS = ((0, 10, "red"), (13, 27, "orange"), (33, 62, "yellow"), (80, 160, "green"), (170, 190, "teal"),
+             (197, 235, "blue"), (250, 295, "purple"), (308, 338, "pink"), (342, 360, "red"))  # fmt: skip
 SYNONYMS = {"teal": ["teal", "cyan", "turquoise"], "purple": ["purple", "violet"], "gray": ["gray", "grey"]}
 
 # What people type for the pictures whose official name nobody would guess.
@@ -39,7 +43,8 @@ ALIASES = {
     "birthday cake": ["cake"], "hamburger": ["burger"], "french fries": ["fries"], "beer mug": ["beer"],
     "glass of milk": ["milk"], "house": ["home"], "soccer ball": ["football", "ball"], "light bulb": ["lamp"],
     "rose": ["flower"], "hibiscus": ["flower"], "slice of pizza": ["pizza"], "pizza": ["slice of pizza"],
-    "t-shirt": ["shirt"], "glasses": ["eyeglasses"], "locomotive": ["train", "steam train"], "motorcycle": ["motorbike"],
+    "t-shirt": ["shirt"], "glasses": ["eyeglasses"], "locomotive": ["train", "steam train"],
+    "motorcycle": ["motorbike"],
     "delivery truck": ["truck"], "steaming bowl": ["soup", "ramen"], "cooking": ["fried egg"], "top hat": ["hat"],
     "sun": ["sunshine"], "star": ["yellow star"], "cloud with rain": ["rain"], "sport utility vehicle": ["jeep"],
     "baby chick": ["chick"], "lady beetle": ["ladybug"], "honeybee": ["bee"], "spouting whale": ["whale"],
@@ -53,10 +58,12 @@ ALIASES = {
 WEIGHT = {"Smileys & Emotion": 1.0, "Animals & Nature": 1.5, "Food & Drink": 1.5, "Travel & Places": 1.0,
           "Activities": 1.0, "Objects": 1.0, "People & Body": 0.4, "Symbols": 0.4, "Flags": 0.4}  # fmt: skip
 DROP = re.compile(
-    r"button|keycap|arrow|o’clock|-thirty|^(man|woman|men|women)\b.|[:,] (man|woman|men|women)|family|^couple|^kiss:|holding hands|"
+    r"button|keycap|arrow|o’clock|-thirty|^(man|woman|men|women)\b.|[:,] (man|woman|men|women)|family|"
+    r"^couple|^kiss:|holding hands|"
     r"facing right|Japanese|flag:|skin tone|regional|trigram|^input|hundred points|copyright|registered|trade mark|"
     r"^(Aries|Taurus|Gemini|Cancer|Leo|Virgo|Libra|Scorpio|Sagittarius|Capricorn|Aquarius|Pisces|Ophiuchus)$|"
-    r"no one under|prohibited|^no |non-potable|eight-spoked|currency|curly loop|part alternation|wavy|infinity|^(up|down|left|right)"
+    r"no one under|prohibited|^no |non-potable|eight-spoked|currency|curly loop|part alternation|wavy|infinity|"
+    r"^(up|down|left|right)"
 )
 COLOUR_WORD = re.compile(r"\b(red|orange|yellow|green|light blue|blue|purple|pink|brown|black|white|grey|gray)\b ?")
 
@@ -133,7 +140,7 @@ def hue_distance(a: np.ndarray, b: float) -> np.ndarray:
 
 
 def dominant(rgba: np.ndarray) -> tuple[float | None, float]:
-    """Dominant hue (mode of the saturation-weighted histogram) and its share of the foreground; hue None when mostly grey."""
+    """Dominant hue (mode of the saturation-weighted histogram), None when mostly grey; its share of the foreground."""
     hue, sat, val = rgb_to_hsv(rgba[..., :3].astype(np.float32) / 255)
     alpha = rgba[..., 3] / 255
     weight = alpha * sat * val * (sat > 0.2)
@@ -165,15 +172,14 @@ def colour_word(rgba: np.ndarray) -> str | None:
         return "brown"
     if hue < 30 and s < 0.65:
         return None  # tan: neither orange nor brown
-    for low, high, word in ((0, 10, "red"), (13, 27, "orange"), (33, 62, "yellow"), (80, 160, "green"), (170, 190, "teal"),
-                            (197, 235, "blue"), (250, 295, "purple"), (308, 338, "pink"), (342, 360, "red")):  # fmt: skip
+    for low, high, word in HUE_WORDS:
         if low <= hue <= high:
             return word
     return None
 
 
 def paint(rgba: np.ndarray, word: str) -> np.ndarray:
-    """Move the dominant colour of [64,64,4] u8 to `word`, leaving other hues (a leaf, a face's features) as they are."""
+    """Move the dominant colour of [64,64,4] u8 to `word`; other hues (a leaf, a face's features) stay as they are."""
     target, sat_factor, val_factor = COLOURS[word]
     rgb = rgba[..., :3].astype(np.float32) / 255
     hue, sat, val = rgb_to_hsv(rgb)
@@ -266,7 +272,7 @@ def article(noun: str) -> str:
 
 
 def caption(picture: Picture, colour: str | None, rng: np.random.Generator) -> str:
-    """A random caption; `colour` names the painted variant, None is the picture as drawn. Empty one time in ten (for guidance)."""
+    """A random caption; `colour` names the painted variant, None the picture as drawn. One in ten is empty."""
     if rng.random() < 0.1:
         return ""
     noun, word = picture.name, colour

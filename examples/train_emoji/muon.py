@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): momentum whose matrix updates are orthogonalised. In a training this short it beats AdamW clearly."""
+"""Muon (Jordan et al. 2024): momentum whose matrix updates are orthogonalised; it learns more per step than AdamW."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def orthogonalise(g: Tensor) -> Tensor:
-    """[m,n] -> the nearest semi-orthogonal matrix, roughly: five quintic Newton-Schulz steps, singular values in 0.7..1.2."""
+    """[m,n] -> roughly the nearest semi-orthogonal matrix, by five quintic Newton-Schulz steps."""
     x = g.bfloat16()
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
@@ -21,7 +21,10 @@ def orthogonalise(g: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two or more dimensions (a convolution counts as [out, in*k*k]). `lr` is in AdamW's units: the update's RMS is 0.2."""
+    """For weights of two or more dimensions (a convolution counts as [out, in*k*k]).
+
+    `lr` is in AdamW's units: the root mean square of an update is 0.2 lr (Liu et al. 2025).
+    """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -44,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 def optimizers(
     module: nn.Module, rate: float, inputs: Iterable[str] = ("conv_in", "conv_out", "embedding")
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the inner matrices; AdamW for vectors and for the first and last layers (names containing one of `inputs`)."""
+    """Muon for the inner matrices; AdamW for vectors and the first and last layers (names with one of `inputs`)."""
     named = list(module.named_parameters())
     outer = [p for n, p in named if p.ndim < 2 or any(word in n for word in inputs)]
     chosen = {id(p) for p in outer}

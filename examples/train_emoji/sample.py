@@ -22,7 +22,8 @@ from transformers import CLIPTokenizer
 from exporters.models.vae import AutoencoderKL
 
 PROMPTS = ["a red apple", "a car", "a cat", "a dog", "a red heart", "a sunflower", "a slice of pizza", "an octopus",
-           "a guitar", "a rocket", "a house", "a frog", "a blue apple", "a green car", "a purple cat", "a smiling face with sunglasses"]  # fmt: skip
+           "a guitar", "a rocket", "a house", "a frog",
+           "a blue apple", "a green car", "a purple cat", "a smiling face with sunglasses"]  # fmt: skip
 
 
 @torch.no_grad()

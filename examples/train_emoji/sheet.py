@@ -2,8 +2,8 @@
 
     python sheet.py [-o sheet.png] [--model emoji]
 
-Every prompt and seed is fixed; nothing is picked by hand. The last ten prompts name a colour: the dominant hue of the non-white
-pixels (mode of the saturation-weighted histogram) must fall in the range declared for that word.
+Every prompt and seed is fixed; nothing is picked by hand. The last ten prompts name a colour: the dominant hue of the
+non-white pixels (mode of the saturation-weighted histogram) must fall in the range declared for that word.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from data import dominant
 from PIL import Image, ImageDraw
 
 PROMPTS = [
-    "a red apple", "a banana", "a strawberry", "a slice of pizza", "a hamburger", "a birthday cake", "an ice cream cone", "a cup of coffee",
+    "a red apple", "a banana", "a strawberry", "a slice of pizza", "a hamburger", "a birthday cake",
+    "an ice cream cone", "a cup of coffee",
     "a cat", "a dog", "an octopus", "a frog", "an elephant", "a penguin", "a butterfly", "a tropical fish",
     "a lion", "a panda", "a rabbit", "a bee", "a sunflower", "a rose", "a tree", "a cactus",
     "a car", "a rocket", "an airplane", "a sailboat", "a train", "a house", "a bicycle", "a castle",
     "a guitar", "a balloon", "an umbrella", "a soccer ball", "a smiling face with sunglasses", "a ghost",
 ]  # fmt: skip
-COLOURED = ["a red car", "an orange balloon", "a yellow umbrella", "a green apple", "a teal teapot", "a blue dog", "a purple cat", "a pink heart",
-            "a blue apple", "a green car"]  # fmt: skip
-HUES = {"red": (340, 15), "orange": (15, 38), "yellow": (38, 70), "green": (80, 165), "teal": (160, 200), "blue": (200, 250),
-        "purple": (250, 300), "pink": (300, 345)}  # degrees, from, to  # fmt: skip
+COLOURED = ["a red car", "an orange balloon", "a yellow umbrella", "a green apple", "a teal teapot", "a blue dog",
+            "a purple cat", "a pink heart", "a blue apple", "a green car"]  # fmt: skip
+HUES = {"red": (340, 15), "orange": (15, 38), "yellow": (38, 70), "green": (80, 165), "teal": (160, 200), 
+        "blue": (200, 250),         "purple": (250, 300), "pink": (300, 345)}  # degrees, from, to  # fmt: skip
 
 
 def hue_of(picture: np.ndarray) -> float | None:

@@ -1,9 +1,10 @@
 """A small byte-level BPE in CLIP's form, learned from the captions.
 
-    python tokenizer.py       # writes work/emoji/tokenizer/{vocab.json,merges.txt,tokenizer_config.json,special_tokens_map.json}
+    python tokenizer.py       # writes work/emoji/tokenizer/
 
-Byte-pair encoding of words (Sennrich et al. 2016) over GPT-2's printable byte alphabet; the last piece of a word ends in `</w>`, as in
-CLIP. The vocabulary is the 256 bytes, the same with `</w>`, the merges in order, then the two special tokens.
+Byte-pair encoding of words (Sennrich et al. 2016) over GPT-2's printable byte alphabet; the last piece of a word ends
+in `</w>`, as in CLIP. The vocabulary is the 256 bytes, the same with `</w>`, the merges in order, then the two special
+tokens.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Train the text encoder and the UNet together, from scratch, on cached latents.
 
-    python train_unet.py --minutes 50       # resumes from work/unet.pt; stop it at any time; needs work/emoji/vae and /tokenizer
+    python train_unet.py --minutes 50       # resumes from work/unet.pt; stop it at any time
 
-Latent diffusion (Rombach et al. 2022) with v-prediction (Salimans & Ho 2022, section 4) and the min-SNR weight (Hang et al. 2023):
-v = alpha*eps - sigma*x0, weight min(snr, 5) / (snr + 1). Every few minutes the averaged weights are written to work/emoji, whole
-and loadable by diffusers.
+Needs work/emoji/vae and work/emoji/tokenizer. Latent diffusion (Rombach et al. 2022) with v-prediction (Salimans & Ho
+2022, section 4) and the min-SNR weight (Hang et al. 2023): v = alpha*eps - sigma*x0, weight min(snr, 5) / (snr + 1).
+Every few minutes the averaged weights are written to work/emoji, whole and loadable by diffusers.
 """
 
 from __future__ import annotations
@@ -28,16 +28,20 @@ from exporters.models.unet import UNet2DConditionModel
 from exporters.models.vae import AutoencoderKL
 
 UNET = {
-    "_class_name": "UNet2DConditionModel", "in_channels": 4, "out_channels": 4, "sample_size": 16, "cross_attention_dim": 160,
+    "_class_name": "UNet2DConditionModel", "in_channels": 4, "out_channels": 4, "sample_size": 16,
+    "cross_attention_dim": 160,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
     "block_out_channels": [128, 160], "layers_per_block": 1, "norm_num_groups": 16, "attention_head_dim": 4,
 }  # fmt: skip
 TEXT = {
-    "hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 4, "projection_dim": 160,
-    "hidden_act": "quick_gelu", "max_position_embeddings": 32, "vocab_size": 2048, "bos_token_id": 2046, "eos_token_id": 2047, "pad_token_id": 2047,
+    "hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "projection_dim": 160,
+    "hidden_act": "quick_gelu", "max_position_embeddings": 32, "vocab_size": 2048,
+    "bos_token_id": 2046, "eos_token_id": 2047, "pad_token_id": 2047,
 }  # fmt: skip
 SCHEDULER = {
-    "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+    "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
     "prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
 }  # fmt: skip
 INDEX = {
@@ -67,7 +71,10 @@ def alphas_cumprod() -> Tensor:
 
 
 def encode_all() -> tuple[Tensor, Tensor, list[tuple[int, str | None]]]:
-    """Posterior mean and std (scaled) f16[K,4,16,16] of every picture and painted variant, and which (picture, colour) each is; cached."""
+    """Every picture and painted variant: posterior mean and std (scaled) f16[K,4,16,16] and its (picture, colour).
+
+    Cached in work/latents.pt.
+    """
     cache = WORK / "latents.pt"
     if not cache.exists():
         vae = AutoencoderKL(json.loads((OUT / "vae/config.json").read_text())).to(device).eval()

@@ -1,6 +1,6 @@
 """Train the autoencoder: 64x64 pictures <-> 16x16x4 latents.
 
-python train_vae.py --minutes 20        # resumes from work/vae.pt; stop it at any time
+python train_vae.py --minutes 25        # resumes from work/vae.pt; stop it at any time
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from common import OUT, WORK, Average, Log, autocast, device, save_atomic, write_model
 from data import load, on_white, paint
+from muon import optimizers
 from torch import Tensor
 
 from exporters.models.vae import AutoencoderKL
@@ -24,13 +25,13 @@ CONFIG = {
     "block_out_channels": [32, 64, 96], "layers_per_block": 1, "norm_num_groups": 16, "act_fn": "silu",
     "scaling_factor": 1.0, "force_upcast": False,
 }  # fmt: skip
-BATCH, RATE, KL = 16, 8e-4, 1e-6
+BATCH, RATE, KL = 16, 2e-3, 1e-6
 
 
 def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> train u8 [N,64,64,3], held-out u8 [M,64,64,3], every painted variant u8 [K,64,64,3]; cached in work/painted.npz.
+    """-> train u8 [N,64,64,3], held-out u8 [M,64,64,3], every painted variant u8 [K,64,64,3].
 
-    Every twentieth captioned picture is held out, painted variants with it.
+    Every twentieth captioned picture is held out, its painted variants too. Those are cached in work/painted.npz.
     """
     known, rgba, others = load()
     cache = WORK / "painted.npz"
@@ -50,7 +51,7 @@ def to_tensor(batch: np.ndarray) -> Tensor:
 
 
 def loss_terms(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Reconstruction (L1 at three scales, and of the finite differences, which keeps edges sharp) and KL per latent value."""
+    """Reconstruction (L1 at three scales, and of the finite differences: sharp edges) and KL per picture."""
     with autocast():
         mean, logvar = model.moments(x).float().chunk(2, 1)
         logvar = logvar.clamp(-12, 4)
@@ -84,20 +85,21 @@ def finish(model: AutoencoderKL, sample: np.ndarray) -> float:
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument(
-        "--minutes", type=float, default=20, help="wall-clock length of the whole schedule, earlier runs included"
+        "--minutes", type=float, default=25, help="wall-clock length of the whole schedule, earlier runs included"
     )
     minutes = args.parse_args().minutes
     train, held, _ = pictures()
     torch.manual_seed(0)
     model = AutoencoderKL(CONFIG).to(device)
     average = Average(model, 0.998)
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    muon, adam = optimizers(model, RATE)
     step, spent, path = 0, 0.0, WORK / "vae.pt"
     if path.exists():
         state = torch.load(path, map_location=device)
         model.load_state_dict(state["model"])
         average.module.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        muon.load_state_dict(state["muon"])
+        adam.load_state_dict(state["adam"])
         step, spent, average.updates = state["step"], state["spent"], state["step"]
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(train):,} pictures, {len(held)} held out",
@@ -116,16 +118,17 @@ def main() -> None:
             * min(1, (step + 1) / 100)
             * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, spent / (minutes * 60)))))
         )
-        for group in optimizer.param_groups:
+        for group in muon.param_groups + adam.param_groups:
             group["lr"] = rate
         batch = train[rng.integers(len(train), size=BATCH)]
         if rng.random() < 0.5:
             batch = batch[:, :, ::-1].copy()
         recon, kl = loss_terms(model, to_tensor(batch))
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         (recon + KL * kl).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
+        muon.step()
+        adam.step()
         average.update(model)
         step, count = step + 1, count + 1
         total += torch.stack([recon.detach(), kl.detach()])
@@ -141,7 +144,7 @@ def main() -> None:
                 {
                     "model": model.state_dict(),
                     "average": average.module.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    "muon": muon.state_dict(),"adam": adam.state_dict(),
                     "step": step,
                     "spent": spent,
                 },
@@ -152,7 +155,7 @@ def main() -> None:
         {
             "model": model.state_dict(),
             "average": average.module.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "muon": muon.state_dict(),"adam": adam.state_dict(),
             "step": step,
             "spent": spent,
         },

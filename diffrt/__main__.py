@@ -1,0 +1,5 @@
+"""python -m diffrt"""
+
+from diffrt.cli import main
+
+main()

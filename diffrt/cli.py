@@ -1,0 +1,246 @@
+"""The command line: thin over the library. Heavy imports stand inside the commands, so that --help is instant."""
+
+import re
+import sys
+import warnings
+
+import click
+
+from diffrt import __version__
+from diffrt.errors import DiffrtError, InvalidArgument
+
+
+def main() -> None:
+    """The entry point. Errors are one line on stderr and exit code 2; Ctrl-C is 130."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit code."""
+    try:
+        return cli.main(arguments, prog_name="diffrt", standalone_mode=False) or 0
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("stopped", 130)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "diffrt"
+        return _fail(f"{error.format_message()} (see {command} --help)")
+    except (DiffrtError, click.ClickException, MemoryError, OSError) as error:
+        return _fail(_message(error))
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return "out of memory: try a smaller height and width"
+    return error.format_message() if isinstance(error, click.ClickException) else str(error)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    click.echo(f"diffrt: {' '.join(message.split())}", err=True)
+    return code
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="diffrt %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Draw pictures with diffusion models, without PyTorch.
+
+    \b
+    Draw with the model that comes along:
+      diffrt generate "a red apple" -o apple.png
+    Bring your own Stable Diffusion, once (needs pip install 'diffrt[export]'):
+      diffrt export path/to/checkpoint my-bundle
+      diffrt generate "a red apple" --model my-bundle
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command(short_help="Draw pictures from a prompt.")
+@click.argument("prompt")
+@click.option("--model", default="emoji", show_default=True, metavar="NAME|PATH", help="A bundle's name or folder.")
+@click.option("-o", "--output", default="out.png", show_default=True, metavar="FILE", help="PNG, JPEG or WebP.")
+@click.option("-n", "--count", default=1, show_default=True, help="How many: a.png becomes a-0.png, a-1.png ...")
+@click.option("--seed", type=int, help="Picture i is drawn from seed + i; without one, at random.")
+@click.option("--rng", default="torch-cpu", show_default=True, help="The noise; torch-cpu is that of diffusers.")
+@click.option("--steps", type=int, help="Denoising steps: more is slower and finer.")
+@click.option("--guidance", type=float, help="How closely to follow the prompt; 1 is unguided, and twice as fast.")
+@click.option("--negative", metavar="TEXT", help="What to keep out of the picture.")
+@click.option("--height", type=int, help="In pixels, a multiple of 8.")
+@click.option("--width", type=int, help="In pixels, a multiple of 8.")
+@click.option("--scheduler", metavar="NAME", help="The sampler: see diffrt schedulers.")
+@click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="See diffrt providers.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def generate(
+    prompt: str,
+    model: str,
+    output: str,
+    count: int,
+    seed: int | None,
+    rng: str,
+    steps: int | None,
+    guidance: float | None,
+    negative: str | None,
+    height: int | None,
+    width: int | None,
+    scheduler: str | None,
+    provider: str,
+    quiet: bool,
+) -> None:
+    """Draw pictures of PROMPT and write them, with all their parameters inside.
+
+    Options left out take the model's own defaults. Prints the files and their seeds.
+
+    \b
+    diffrt generate "a red apple" -o apple.png
+    diffrt generate "a red apple" -n 4 --seed 7 --steps 20 -o apple.png
+    diffrt generate "a castle" --model my-bundle --scheduler euler --negative blurry
+    """
+    from tqdm import tqdm
+
+    from diffrt import image, pipeline, schedulers
+    from diffrt.noise import resolve_seeds
+
+    warnings.showwarning = lambda message, *_: click.echo(f"diffrt: {message}", err=True)
+    if count < 1:
+        raise InvalidArgument(f"-n is {count}: give a whole number of at least 1")
+    files = image.numbered(image.checked_output(output), count)
+    seeds = resolve_seeds(seed, count)
+    pipe = pipeline.load(model, provider=provider)
+    if scheduler is not None:
+        pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
+    outputs = []
+    with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal
+        for each in seeds:  # one at a time: memory is that of one picture
+            stream = pipe.stream(
+                prompt,
+                negative_prompt=negative,
+                height=height,
+                width=width,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                seed=each,
+                rng=rng,
+            )
+            for step in stream:
+                bar.total = step.total * count
+                bar.update()
+            outputs.append(stream.result())
+    for file, out in zip(files, outputs, strict=True):
+        image.save(out.images[0], file, out.parameters[0])
+        click.echo(f"{file}  seed {out.seeds[0]}")
+
+
+@cli.command(short_help="Turn a checkpoint into a bundle, once.")
+@click.argument("source")
+@click.argument("dest")
+@click.option(
+    "--form", type=click.Choice(["components"]), default="components", show_default=True, help="Graphs to write."
+)
+@click.option("--precision", default="fp32", show_default=True, metavar="fp32|fp16", help="Which weights to point at.")
+@click.option("--attention", default="auto", show_default=True, metavar="auto|portable|ort|sliced", help="Its form.")
+@click.option("--static", metavar="HxW", help="Add graphs for pictures of exactly this size, such as 512x512.")
+@click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch: no certificate.")
+@click.option("--copy-weights", is_flag=True, help="Copy weights instead of hard-linking the checkpoint's files.")
+@click.option("--force", is_flag=True, help="Replace DEST where it is a bundle.")
+def export(
+    source: str,
+    dest: str,
+    form: str,
+    precision: str,
+    attention: str,
+    static: str | None,
+    no_verify: bool,
+    copy_weights: bool,
+    force: bool,
+) -> None:
+    """Export the checkpoint folder SOURCE (diffusers layout, safetensors) to the bundle DEST.
+
+    The graphs point into the checkpoint's own weights: a bundle on the same disk takes megabytes. Every graph is
+    compared with PyTorch, and the figures are kept in the bundle.
+
+    \b
+    diffrt export path/to/stable-diffusion-v1-5 sd15
+    diffrt export path/to/stable-diffusion-v1-5 sd15-fp16 --precision fp16
+    diffrt export path/to/stable-diffusion-v1-5 sd15 --static 512x512 --force
+    """
+    size = None
+    if static is not None:
+        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", static)
+        if not found:
+            raise InvalidArgument(f"--static is {static!r}: give height x width in pixels, such as 512x512")
+        size = (int(found[1]), int(found[2]))
+    try:
+        from exporters import export as run_export
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("diffrt", "exporters"):
+            raise
+        raise DiffrtError(f"exporting needs {error.name}: pip install 'diffrt[export]'") from None
+    run_export(
+        source,
+        dest,
+        precision=precision,
+        attention=attention,
+        static=size,
+        verify=not no_verify,
+        copy_weights=copy_weights,
+        force=force,
+        progress=lambda line: click.echo(line, err=True),
+    )
+
+
+@cli.command(short_help="Say what a bundle holds.")
+@click.argument("bundle")
+def inspect(bundle: str) -> None:
+    """Print what BUNDLE (a name or a folder) holds, after the checks that loading makes."""
+    from diffrt import pipeline
+    from diffrt.bundle import Bundle
+    from diffrt.summary import summary
+
+    click.echo(summary(Bundle.open(pipeline.find(bundle))))
+
+
+@cli.command(short_help="Check a bundle's files and numbers on this machine.")
+@click.argument("bundle")
+@click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="See diffrt providers.")
+def verify(bundle: str, provider: str) -> None:
+    """Check every byte of BUNDLE (a name or a folder), and re-run each graph on its recorded probe. No PyTorch."""
+    from diffrt import pipeline
+    from diffrt.bundle import Bundle
+    from diffrt.verify import FileCheck
+    from diffrt.verify import verify as checks
+
+    opened = Bundle.open(pipeline.find(bundle))
+    for check in checks(opened, provider):
+        if isinstance(check, FileCheck):
+            click.echo(f"sha256 ok  {check.bytes:>13,} bytes  {check.file}")
+        else:
+            verdict = "within" if check.passed else "OUTSIDE"
+            figures = f"relative L2 {check.relative_l2:.1e}, max abs {check.max_abs:.1e}"
+            click.echo(f"{verdict} {check.tolerance:.0e}: {figures}  {check.component}  {check.file}")
+    if opened.manifest.probe is None:
+        click.echo("diffrt: exported with --no-verify: the files are intact, there are no numbers to check", err=True)
+
+
+@cli.command(short_help="List what can compute here.")
+def providers() -> None:
+    """List the providers diffrt knows, and which of them the installed onnxruntime has."""
+    from diffrt.providers import PROVIDERS
+    from diffrt.session import available
+
+    for name, here in available().items():
+        record = PROVIDERS[name]
+        state = "installed" if here else f"not installed: pip install 'diffrt[{record.extra}]'"
+        click.echo(f"{name:10}  {record.runtime_name:24}  {state}")
+
+
+@cli.command(short_help="List the samplers.")
+def schedulers() -> None:
+    """List the schedulers that --scheduler takes, by short name and by class."""
+    from diffrt.schedulers import SCHEDULERS
+
+    for name, cls in SCHEDULERS.items():
+        says = re.split(r"(?<=[.])\s", " ".join((cls.__doc__ or "").split()))[0]
+        click.echo(f"{name.removesuffix('Scheduler'):24}  {says}")

@@ -1,0 +1,170 @@
+"""Pipelines: load a bundle, then call it."""
+
+import os
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffrt import request
+from diffrt.bundle import Bundle
+from diffrt.components.denoiser import Denoiser
+from diffrt.components.text_encoder import TextEncoder
+from diffrt.components.vae import Decoder
+from diffrt.denoise import Step
+from diffrt.errors import BundleError, InvalidArgument
+from diffrt.providers import provider as provider_of
+from diffrt.request import F32
+from diffrt.schedulers import Scheduler, from_config
+from diffrt.session import require
+from diffrt.tasks.text_to_image import Output, text_to_image
+
+BUNDLES = {"emoji": Path(__file__).parent / "bundles" / "emoji"}  # shipped with the package
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+
+
+def find(model: str | os.PathLike[str]) -> Path:
+    """The folder of a named bundle, else an existing path; "./emoji" forces the path. Neither: BundleError."""
+    if isinstance(model, str) and model in BUNDLES:
+        return BUNDLES[model]
+    path = Path(model)
+    if not path.is_dir():
+        what = "a file, not a bundle's folder" if path.exists() else "neither a bundle's name nor an existing folder"
+        raise BundleError(f"{str(model)!r} is {what}; named bundles: {', '.join(BUNDLES)}")
+    return path
+
+
+def load(model: str | os.PathLike[str], *, provider: str = "cpu") -> "Pipeline":
+    """A pipeline from the name of a bundle or the path of one.
+
+    Raises BundleError for a bundle that is missing or damaged, and for a raw checkpoint, which must be exported
+    first; ProviderError for a provider that is unknown or not installed.
+    """
+    path = find(model)
+    return Pipeline(Bundle.open(path), provider=provider, name=str(model) if path in BUNDLES.values() else path.name)
+
+
+class Pipeline:
+    """A bundle with a scheduler, on a provider. Graphs are opened on first use; close() frees them.
+
+    `pipe.scheduler` may be replaced: by `diffrt.schedulers.LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
+    """
+
+    def __init__(self, bundle: Bundle, *, provider: str = "cpu", name: str = "") -> None:
+        self.bundle, self.provider, self.name = bundle, provider_of(provider), name or bundle.root.name
+        require(self.provider)
+        if "text_to_image" not in bundle.manifest.tasks:
+            raise BundleError(f"{bundle.root} is for {', '.join(bundle.manifest.tasks)}: pip install -U diffrt")
+        self.scheduler = from_config(bundle.json(SCHEDULER_CONFIG), bundle.manifest.defaults.scheduler)
+        self._text_encoder = TextEncoder(bundle, self.provider)
+        self._denoiser = Denoiser(bundle, self.provider)
+        self._decoder = Decoder(bundle, self.provider)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Scheduler) -> None:
+        if not isinstance(scheduler, Scheduler):
+            raise InvalidArgument(f"scheduler is {scheduler!r:.60}: give an instance of a class of diffrt.schedulers")
+        self._scheduler = scheduler
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        rng: str = "torch-cpu",
+        eta: float = 0.0,
+        latents: F32 | None = None,
+        prompt_embeds: F32 | None = None,
+        negative_prompt_embeds: F32 | None = None,
+        output_type: str = "pil",
+    ) -> Output:
+        """Draw pictures. Argument names and meanings are those of diffusers; None is the bundle's own default.
+
+        prompt                  a text or a list of them, or None where prompt_embeds [P,S,D] f32 are given
+        negative_prompt         what to keep away from: one text for all prompts or one each; unused without guidance
+        guidance_scale          1 or below: no guidance, and half the work
+        num_images_per_prompt   pictures of one prompt lie side by side in the output
+        seed                    an int gives picture i the seed+i, a list gives one each, None draws one at random
+        rng                     "torch-cpu": the noise of torch.Generator("cpu")
+        eta                     DDIM's share of fresh noise, from 0 to 1
+        latents                 [B,C,h,w] f32 initial noise of unit variance, in place of the seed's
+        output_type             "pil", "np" (f32 in [0,1]) or "latent" (not decoded)
+
+        Raises InvalidArgument for an argument outside what is allowed, NumericalError for NaN in a component.
+        """
+        return self.stream(
+            prompt,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            num_images_per_prompt=num_images_per_prompt,
+            seed=seed,
+            rng=rng,
+            eta=eta,
+            latents=latents,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            output_type=output_type,
+        ).result()
+
+    def stream(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> "Stream":
+        """The same call, step by step: iterate over the steps, then ask for .result(). To cancel, stop iterating."""
+        manifest = self.bundle.manifest
+        return Stream(
+            text_to_image(
+                request.check(manifest, prompt, **arguments),
+                self.scheduler,
+                self._text_encoder,
+                self._denoiser,
+                self._decoder,
+                (manifest.preview["matrix"], manifest.preview["bias"]) if manifest.preview else None,
+                self.name,
+            )
+        )
+
+    def close(self) -> None:
+        """Free the graphs; a later call opens them again."""
+        for component in (self._text_encoder, self._denoiser, self._decoder):
+            component.close()
+
+
+class Stream(Iterator[Step]):
+    """The steps of one call as they come, and its output."""
+
+    def __init__(self, steps: Generator[Step, None, Output]) -> None:
+        self._steps = steps
+        self._output: Output | None = None
+
+    def __next__(self) -> Step:
+        try:
+            return next(self._steps)
+        except StopIteration as end:
+            if end.value is not None:
+                self._output = end.value
+                for text in end.value.truncated:
+                    warnings.warn(f"a prompt is too long; cut off: {text!r}", stacklevel=2)
+            raise StopIteration from None
+
+    def result(self) -> Output:
+        """The output; the steps not yet iterated over are run first. InvalidArgument after close()."""
+        for _ in self:
+            pass
+        if self._output is None:
+            raise InvalidArgument("the stream was closed before its last step: there is no result")
+        return self._output
+
+    def close(self) -> None:
+        """Cancel."""
+        self._steps.close()

@@ -1,0 +1,194 @@
+"""What a call of a pipeline asks for: checked once, with every default filled in."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffrt.errors import InvalidArgument, nearest
+from diffrt.guidance import is_guided
+from diffrt.manifest import Manifest
+from diffrt.noise import RNGS, resolve_seeds
+
+OUTPUT_TYPES = ("pil", "np", "latent")
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """P prompts, each drawn as often as asked: B pictures, those of one prompt side by side."""
+
+    prompts: tuple[str, ...] | None  # [P]; None where prompt_embeds are given
+    negative_prompts: tuple[str, ...]  # [P]
+    prompt_embeds: F32 | None  # [P,S,D]
+    negative_prompt_embeds: F32 | None  # [P,S,D]
+    latents: F32 | None  # [B,C,h,w] unit noise
+    latent_shape: tuple[int, int, int]  # C,h,w
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    num_images_per_prompt: int
+    seeds: tuple[int, ...]  # [B]
+    rng: str
+    eta: float
+    output_type: str
+
+    @property
+    def guided(self) -> bool:
+        return is_guided(self.guidance_scale)
+
+    def parameters(self, scheduler: str, model: str) -> list[dict[str, Any]]:
+        """What made each picture, as JSON values: [B]."""
+        return [
+            {
+                "prompt": self.prompts[i // self.num_images_per_prompt] if self.prompts else None,
+                "negative_prompt": self.negative_prompts[i // self.num_images_per_prompt] if self.guided else "",
+                "num_inference_steps": self.num_inference_steps,
+                "scheduler": scheduler,
+                "guidance_scale": self.guidance_scale,
+                "seed": seed,
+                "rng": self.rng,
+                "eta": self.eta,
+                "height": self.height,
+                "width": self.width,
+                "model": model,
+            }
+            for i, seed in enumerate(self.seeds)
+        ]
+
+
+def check(
+    manifest: Manifest,
+    prompt: str | Sequence[str] | None = None,
+    *,
+    negative_prompt: str | Sequence[str] | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    num_images_per_prompt: int = 1,
+    seed: int | Sequence[int] | None = None,
+    rng: str = "torch-cpu",
+    eta: float = 0.0,
+    latents: F32 | None = None,
+    prompt_embeds: F32 | None = None,
+    negative_prompt_embeds: F32 | None = None,
+    output_type: str = "pil",
+) -> Request:
+    """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
+    prompts, embeds = _texts("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
+    if (prompts is None) == (embeds is None):
+        raise InvalidArgument("give either a prompt or prompt_embeds" + (", not both" if prompts else ""))
+    count = len(prompts if prompts is not None else embeds)  # type: ignore[arg-type]
+    negative_embeds = _embeds("negative_prompt_embeds", negative_prompt_embeds)
+    if negative_embeds is not None:
+        if negative_prompt is not None:
+            raise InvalidArgument("give either a negative_prompt or negative_prompt_embeds, not both")
+        if len(negative_embeds) != count or (embeds is not None and negative_embeds.shape != embeds.shape):
+            raise InvalidArgument(
+                f"negative_prompt_embeds has the shape {list(negative_embeds.shape)}; it must fit "
+                + (f"prompt_embeds, {list(embeds.shape)}" if embeds is not None else f"{count} prompts")
+            )
+    images = _positive("num_images_per_prompt", num_images_per_prompt) * count
+    height, width = _size(manifest, height, width, latents)
+    factor = manifest.latents["scale_factor"]
+    latent_shape = (manifest.latents["channels"], height // factor, width // factor)
+    if output_type not in OUTPUT_TYPES:
+        raise InvalidArgument(f"unknown output_type {output_type!r}: {nearest(str(output_type), OUTPUT_TYPES)}")
+    if rng not in RNGS:
+        raise InvalidArgument(f"unknown rng {rng!r}: {nearest(str(rng), RNGS)}")
+    given: Mapping[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    steps, guidance = (getattr(manifest.defaults, k) if v is None else v for k, v in given.items())
+    return Request(
+        prompts=prompts,
+        negative_prompts=_matching(_texts("negative_prompt", negative_prompt), count),
+        prompt_embeds=embeds,
+        negative_prompt_embeds=negative_embeds,
+        latents=None if latents is None else _array("latents", latents, (images, *latent_shape)),
+        latent_shape=latent_shape,
+        height=height,
+        width=width,
+        num_inference_steps=_positive("num_inference_steps", steps),
+        guidance_scale=_number("guidance_scale", guidance),
+        num_images_per_prompt=images // count,
+        seeds=tuple(resolve_seeds(seed, images)),
+        rng=rng,
+        eta=_number("eta", eta),
+        output_type=output_type,
+    )
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...] | None:
+    texts = (value,) if value is None or isinstance(value, str) else value
+    if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
+        return tuple(texts)
+    if value is None:
+        return None
+    raise InvalidArgument(f"{name} is {_shown(value)}: give a text or a list of at least one")
+
+
+def _matching(negative: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
+    negative = negative or ("",)
+    if len(negative) not in (1, count):
+        raise InvalidArgument(f"{len(negative)} negative prompts for {count} prompts: give one, or one each")
+    return negative * count if len(negative) == 1 else negative
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
+        raise InvalidArgument(f"{name} is {_shown(value)}: give a whole number of at least 1")
+    return int(value)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise InvalidArgument(f"{name} is {_shown(value)}: give a finite number")
+    return float(value)
+
+
+def _size(manifest: Manifest, height: Any, width: Any, latents: Any) -> tuple[int, int]:
+    """Height and width in pixels: as given, else those of the latents, else the model's own."""
+    factor = manifest.latents["scale_factor"]
+    multiple = math.lcm(8, factor)
+    inferred = [n * factor for n in np.shape(latents)[2:]] if np.ndim(latents) == 4 else None
+    sizes = []
+    for name, value, other in zip(
+        ("height", "width"),
+        (height, width),
+        inferred or (manifest.defaults.height, manifest.defaults.width),
+        strict=True,
+    ):
+        size = _positive(name, other if value is None else value)
+        if size % multiple:
+            near = max(multiple, round(size / multiple) * multiple)
+            raise InvalidArgument(f"{name} is {size}: give a multiple of {multiple}, for instance {near}")
+        sizes.append(size)
+    return sizes[0], sizes[1]
+
+
+def _embeds(name: str, value: Any) -> F32 | None:
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray) or value.ndim != 3:
+        raise InvalidArgument(f"{name} is {_shown(value)}: give a float32 array of shape [prompts, tokens, channels]")
+    return _array(name, value, value.shape)
+
+
+def _array(name: str, value: Any, shape: tuple[int, ...]) -> F32:
+    if not isinstance(value, np.ndarray) or value.shape != shape or 0 in shape or value.dtype.kind != "f":
+        raise InvalidArgument(f"{name} is {_shown(value)}: give a float32 array of shape {list(shape)}")
+    if not np.isfinite(value).all():
+        raise InvalidArgument(f"{name} holds NaN or infinity: give finite numbers")
+    return value.astype(np.float32, copy=False)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} array of shape {list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,185 @@
+"""Configs and names: what loads, what is refused, and what a switch of classes keeps."""
+
+import copy
+import inspect
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers import SCHEDULERS, DDIMScheduler, LMSDiscreteScheduler, from_config, scheduler_class
+from diffrt.schedulers.config import KNOWN_KEYS
+from tests.schedulers.reference import SD_CONFIG, reference_scheduler
+
+each = pytest.mark.parametrize("name", SCHEDULERS)
+
+
+@each
+def test_fields_are_diffusers_keys_with_its_defaults(name: str) -> None:
+    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
+    theirs = {k: p.default for k, p in parameters.items() if k != "self"}
+    assert {f.name: f.default for f in fields(SCHEDULERS[name])} == theirs
+    assert set(theirs) <= KNOWN_KEYS
+
+
+def test_every_interchangeable_schedulers_config_loads() -> None:
+    """A config saved by any of diffusers' interchangeable schedulers loads into each of ours."""
+    for other in KarrasDiffusionSchedulers:
+        if other.name in ("EDMEulerScheduler", "DPMSolverSDEScheduler"):  # has no betas; needs torchsde
+            continue
+        saved = dict(getattr(diffusers, other.name)().config)
+        saved.pop("_use_default_values", None)  # as in a file
+        for name in SCHEDULERS:
+            ours = from_config(saved, name)
+            assert ours.beta_end == saved["beta_end"]
+
+
+@each
+def test_config_round_trip(name: str) -> None:
+    scheduler = from_config(SD_CONFIG, name)
+    config = scheduler.config
+    assert config["_class_name"] == name
+    assert config["beta_end"] == 0.012
+    assert from_config(config) == scheduler
+    assert from_config(json.loads(json.dumps(dict(config)))) == scheduler
+    with pytest.raises(TypeError):
+        config["beta_end"] = 1
+    with pytest.raises(FrozenInstanceError):
+        scheduler.beta_end = 1  # type: ignore[attr-defined]
+    assert hash(copy.deepcopy(scheduler)) == hash(scheduler)
+    assert pickle.loads(pickle.dumps(scheduler)).config == config
+
+
+def test_ignored_keys_are_reported_and_carried() -> None:
+    """Stable Diffusion's PNDM config carries clip_sample = False for DDIM: a switch of classes must not lose it."""
+    pndm = from_config(SD_CONFIG)
+    assert pndm.ignored == ("clip_sample",)
+    assert pndm == replace(pndm)
+    ddim = DDIMScheduler.from_config(pndm.config)
+    assert ddim.clip_sample is False
+    assert ddim.ignored == ("skip_prk_steps",)
+    back = DDIMScheduler.from_config(LMSDiscreteScheduler.from_config(ddim.config).config)
+    assert back == ddim
+
+
+@pytest.mark.parametrize("second", SCHEDULERS)
+@pytest.mark.parametrize("first", SCHEDULERS)
+def test_switching_classes_keeps_what_diffusers_keeps(first: str, second: str) -> None:
+    """A default of the first class does not become a choice in the second: timestep_spacing above all."""
+    for config in ({}, {"timestep_spacing": "trailing", "beta_end": 0.012}, SD_CONFIG):
+        ours = from_config(from_config(config, first).config, second).config
+        theirs = getattr(diffusers, second).from_config(reference_scheduler(first, config).config).config
+        for f in fields(SCHEDULERS[second]):
+            assert ours[f.name] == theirs[f.name], f.name
+        theirs_from_ours = getattr(diffusers, second).from_config(dict(from_config(config, first).config)).config
+        assert theirs_from_ours["timestep_spacing"] == theirs["timestep_spacing"]
+
+
+def test_names() -> None:
+    for name in ("DDIMScheduler", "DDIM", "ddim", "ddimscheduler"):
+        assert scheduler_class(name) is DDIMScheduler
+    for short, full in {
+        "euler": "EulerDiscrete",
+        "EulerDiscrete": "EulerDiscrete",
+        "euler-a": "EulerAncestralDiscrete",
+        "lms": "LMSDiscrete",
+        "plms": "PNDM",
+        "dpm++": "DPMSolverMultistep",
+    }.items():
+        assert scheduler_class(short).__name__ == full + "Scheduler"
+    with pytest.raises(InvalidArgument, match=r"unknown scheduler 'eulr'.*EulerDiscreteScheduler"):
+        from_config({}, "eulr")
+    with pytest.raises(InvalidArgument, match="needs a _class_name"):
+        from_config({})
+
+
+REFUSALS: list[tuple[str, dict[str, Any], str]] = [
+    ("ddim", {"clip_sampel": True}, "no key 'clip_sampel': did you mean 'clip_sample'"),
+    ("ddim", {"beta_schedule": "cosine"}, "beta_schedule = 'cosine', allowed: linear, scaled_linear"),
+    ("ddim", {"num_train_timesteps": 0}, "num_train_timesteps = 0, allowed: from 1"),
+    ("ddim", {"num_train_timesteps": "many"}, "allowed: a whole number"),
+    ("ddim", {"clip_sample": "no"}, "allowed: True or False"),
+    ("ddim", {"beta_end": float("nan")}, "allowed: a number"),
+    ("ddim", {"beta_start": -1.0}, "each above 0 and at most 1"),
+    ("ddim", {"trained_betas": [0.1, 0.2]}, "got 2 betas from 0.1 to 0.2: 1000 are needed"),
+    ("ddim", {"trained_betas": []}, "got 0 betas"),
+    ("ddim", {"trained_betas": "x"}, "allowed: a list of numbers or None"),
+    ("ddim", {"rescale_betas_zero_snr": True}, "needs prediction_type v_prediction or sample"),
+    ("ddim", {"dynamic_thresholding_ratio": 2.0}, "allowed: from 0 to 1"),
+    ("ddim", {"steps_offset": -1}, "steps_offset = -1, allowed: from 0"),
+    ("pndm", {"prediction_type": "sample"}, "allowed: epsilon, v_prediction"),
+    ("lms", {"use_karras_sigmas": True, "use_exponential_sigmas": True}, "exclude each other"),
+    ("lms", {"use_beta_sigmas": True}, "use_beta_sigmas is not supported yet"),
+    ("euler", {"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_min = 3 must be below sigma_max = 2"),
+    ("euler", {"sigma_max": 0.0}, "sigma_max = 0.0, allowed"),
+    ("dpm++", {"algorithm_type": "dpmsolver"}, "set final_sigmas_type to sigma_min"),
+    ("dpm++", {"solver_order": 4}, "solver_order = 4, allowed: 1, 2, 3"),
+    ("dpm++", {"variance_type": "learned_range"}, "must put out the mean alone"),
+    ("dpm++", {"use_flow_sigmas": True}, "use_flow_sigmas is not supported yet"),
+    ("dpm++", {"prediction_type": "flow_prediction"}, "allowed: epsilon, sample, v_prediction"),
+    (
+        "dpm++",
+        {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min", "solver_order": 3},
+        "sde-dpmsolver has no order 3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "message"), REFUSALS)
+def test_refusals(name: str, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        from_config(config, name)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@each
+@pytest.mark.parametrize("n", [0, -3, 1001, 2.5, "20", True, None])
+def test_step_counts(name: str, n: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"num_inference_steps = .*allowed: 1 to 1000"):
+        SCHEDULERS[name]().table(n)
+
+
+@each
+def test_more_refusals_of_a_run(name: str) -> None:
+    scheduler = from_config(SD_CONFIG, name)
+    for eta in (-0.1, 1.5, float("nan"), "x") + (() if scheduler.takes_eta else (0.5,)):
+        with pytest.raises(InvalidArgument, match="eta = "):
+            scheduler.table(10, eta=eta)  # type: ignore[arg-type]
+    x = np.zeros((2, 3), np.float32)
+    for t in (-1, 1000, [1, 2, 3], float("nan")):
+        with pytest.raises(InvalidArgument, match="timestep = "):
+            scheduler.add_noise(x, x, t)
+    assert scheduler.table(np.int64(5)).steps == 5
+
+
+def test_runs_that_cannot_be() -> None:
+    with pytest.raises(InvalidArgument, match="4 or more"):
+        from_config({"skip_prk_steps": False}, "pndm").table(3)
+    with pytest.raises(InvalidArgument, match="timestep 1000 is beyond the last"):
+        from_config({"steps_offset": 1}, "ddim").table(1000)
+    for name in ("dpm++", "lms"):
+        with pytest.raises(InvalidArgument, match="twice"):
+            from_config({"steps_offset": 1, "timestep_spacing": "leading"}, name).table(1000)
+    with pytest.raises(InvalidArgument, match="check the betas"):
+        from_config({"trained_betas": [0.1] * 999 + [1.0]}, "euler").table(10)
+
+
+def test_other_classes_values_are_understood() -> None:
+    """UniPC and DEIS configs name solvers that DPM-Solver reads as its own."""
+    assert from_config({"solver_type": "bh2"}, "dpm++").config["solver_type"] == "midpoint"
+    assert from_config({"algorithm_type": "deis"}, "dpm++").config["algorithm_type"] == "dpmsolver++"
+
+
+def test_the_import_is_light() -> None:
+    code = "import sys, diffrt.schedulers; print(*{m.split('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "diffusers", "scipy", "onnx", "onnxruntime", "jax", "transformers"} & set(loaded)
