@@ -102,7 +102,7 @@ def record(make: Callable[..., Any], spare: tuple[str, ...] = (), **parsers: Par
                 raise Misfit(f"{where or 'the whole'} has an unknown key {key[:60]!r}")
         for key in parsers:
             if key not in value and key not in spare:
-                raise Misfit(f"{where or 'the whole'} lacks the key {key[:60]!r}")
+                raise Misfit(f"{where or 'the whole'} lacks the key {key!r}")
         return make(**{k: parsers[k](v, f"{where}.{k}".lstrip(".")) for k, v in value.items()})
 
     return parse

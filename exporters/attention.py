@@ -1,21 +1,15 @@
-"""The written forms of attention: lowering the opset-23 Attention nodes of a traced graph.
-
-portable  the opset-23 op as it is: any runtime.
-ort       com.microsoft.MultiHeadAttention: flash attention in ONNX Runtime's CPU and CUDA kernels.
-sliced    self-attention over query chunks in a Scan: the score matrix is never whole (for runtimes without flash).
-"""
-
-from collections.abc import Callable
+"""Lowering the opset-23 Attention nodes of a traced graph: to ONNX Runtime's own op, or to query chunks."""
 
 import numpy as np
 import onnx_ir as ir
 
 from .passes.constants import make_constant
+from .passes.replace import replace
 
 SLICES = 32  # query chunks of the sliced form
 
 
-def to_ort(model: ir.Model) -> int:
+def to_multi_head(model: ir.Model) -> int:
     """Attention without mask -> com.microsoft.MultiHeadAttention."""
     count = 0
     for node in list(model.graph):
@@ -32,7 +26,7 @@ def to_ort(model: ir.Model) -> int:
     return count
 
 
-def to_sliced(model: ir.Model) -> int:
+def to_query_chunks(model: ir.Model) -> int:
     """Self-attention -> Pad, Reshape to [B,slices,chunk,D], Scan over slices, Reshape, Slice back to L."""
     count = 0
     for node in list(model.graph):
@@ -70,23 +64,3 @@ def to_sliced(model: ir.Model) -> int:
         replace(model, node, [length, negative, missing, pads, padded, split, scan, join, cut], cut.outputs[0])
         count += 1
     return count
-
-
-def replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node], result: ir.Value) -> None:
-    result.dtype, result.shape = node.outputs[0].dtype, node.outputs[0].shape
-    model.graph.insert_before(node, nodes)
-    ir.convenience.replace_all_uses_with(node.outputs[0], result, replace_graph_outputs=True)
-    model.graph.remove(node, safe=True)
-
-
-LOWERINGS: dict[str, Callable[[ir.Model], int]] = {
-    "portable": lambda model: 0,
-    "ort": to_ort,
-    "sliced": to_sliced,
-}
-CHOICES: dict[str, tuple[str, ...]] = {  # --attention -> the forms written
-    "auto": ("portable", "ort"),
-    "portable": ("portable",),
-    "ort": ("ort",),
-    "sliced": ("sliced",),
-}

@@ -1,6 +1,7 @@
 """A checkpoint folder in diffusers layout: its model_index.json, the family it belongs to, and each part's config."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,17 @@ from .weights import Weights, open_weights
 LARGEST_JSON = 16 << 20  # bytes
 
 
+class PartConfig(dict[str, Any]):
+    """A part's config.json; asking for a key that it lacks is a CheckpointError that names both."""
+
+    def __init__(self, file: Path):
+        super().__init__(read_json(file))
+        self.file = file
+
+    def __missing__(self, key: str) -> Any:
+        raise CheckpointError(f"{self.file} lacks the key {key!r}; save the checkpoint again with today's diffusers")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     root: Path
@@ -27,14 +39,14 @@ class Checkpoint:
     def components(self) -> tuple[Component, ...]:
         try:
             return self.family.components(self.configs)
-        except KeyError as error:
-            raise CheckpointError(f"{self.root}: a config.json lacks the key {error}") from error
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.root}: a config.json holds a value of the wrong kind: {error}") from error
 
     def weights(self, part: str, precision: str) -> Weights:
         return open_weights(self.root / part, precision)
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
+def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
     """Read a folder's JSON and check that every part the family needs is there. Raises CheckpointError."""
     root = Path(source)
     if not root.is_dir():
@@ -44,7 +56,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         raise CheckpointError(f"{root} is no checkpoint in diffusers layout: it has no model_index.json")
     index = read_json(root / "model_index.json")
     kind = index.get("_class_name")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(f"{root}: pipeline class {kind!r} cannot be exported; {nearest(str(kind), FAMILIES)}")
     family = FAMILIES[kind]
     configs = {}
@@ -57,14 +69,14 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
             raise CheckpointError(f"{root}: {part} is a {name}; allowed: {' or '.join(classes)}")
         if not (root / part / "config.json").is_file():
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/config.json")
-        configs[part] = read_json(root / part / "config.json")
+        configs[part] = PartConfig(root / part / "config.json")
     for part, files in (
         ("scheduler", ("scheduler_config.json",)),
         ("tokenizer", ("vocab.json", "tokenizer.json")),
     ):
         if not any((root / part / f).is_file() for f in files):
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/{' or '.join(files)}")
-    skipped = tuple(p for p in family.skipped if (index.get(p) or [None])[0] is not None)
+    skipped = tuple(p for p in family.skipped if index.get(p) not in (None, [None, None]))
     return Checkpoint(root, family, configs, read_json(root / "scheduler" / "scheduler_config.json"), skipped)
 
 

@@ -4,6 +4,8 @@ Everything is written in ``DEST.partial-PID`` beside the target and renamed last
 loadable, and the next run removes what it left.
 """
 
+import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,27 +15,24 @@ from typing import Any
 import onnx_ir as ir
 
 from diffrt import __version__, schedulers
-from diffrt.errors import CheckpointError, InvalidArgument, nearest
+from diffrt.components.tokenizer import END, Tokenizer
+from diffrt.errors import BundleError, CheckpointError, InvalidArgument, nearest
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Variant
 
-from .attention import CHOICES, LOWERINGS
 from .checkpoint import Checkpoint, open_checkpoint, read_json
 from .files import Say, building, file_entries, link, publish
+from .lowering import CHOICES, lower
+from .models.config import fits, spelled
 from .spec import Component
-from .trace import declare_shapes, trace
+from .trace import check_fit, declare_shapes, trace
 from .verify import certify, fit_preview
 from .weights import PRECISIONS, Weights, attach
 
 FALLBACK_SCHEDULER = "DDIMScheduler"
-SIDE_FILES = (
-    "model_index.json",
-    "LICENSE",
-    "LICENSE.md",
-    "LICENSE.txt",
-    "README.md",
-)  # kept where the source has them
+SIDE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "README.md")  # kept where the source has them
 TOKENIZER_FILES = (
-    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
 )  # fmt: skip
 
 
@@ -66,19 +65,24 @@ def export(
     say = progress or (lambda line: None)
     target = Path(dest).absolute()
     if precision not in PRECISIONS:
-        raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(precision, PRECISIONS)}")
+        raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(str(precision), PRECISIONS)}")
     if attention not in CHOICES:
-        raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(attention, CHOICES)}")
+        raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(str(attention), CHOICES)}")
     checkpoint = open_checkpoint(source)
     check_target(target, checkpoint.root, force)
-    latents = checkpoint.family.latents(checkpoint.configs)
-    factor = latents["scale_factor"]
-    if static and (min(static) <= 0 or any(size % factor for size in static)):
-        raise InvalidArgument(f"static size {static[0]}x{static[1]}: height and width must be multiples of {factor}")
     components = checkpoint.components
     weights = {part: checkpoint.weights(part, precision) for part in checkpoint.family.parts}
-    for part in checkpoint.skipped:
-        say(f"skipping {part}: it is not exported yet")
+    for component in {c.part: c for c in components}.values():
+        check_fit(component, checkpoint.configs[component.part], weights[component.part])
+    latents = checkpoint.family.latents(checkpoint.configs)
+    factor = latents["scale_factor"]
+    if static and (len(static) != 2 or any(type(size) is not int or size <= 0 or size % factor for size in static)):
+        given = "x".join(map(str, static))
+        raise InvalidArgument(f"static size {given}: height and width must be multiples of {factor}")
+    settings = manifest_defaults(checkpoint, static, defaults or {}, factor, say)
+    tokenizer = tokenizer_entry(checkpoint)
+    for name in checkpoint.skipped:
+        say(f"skipping {name}: it is not exported yet")
 
     with building(target) as folder:
         copy_parts(checkpoint, weights, folder, copy_weights, say)
@@ -95,14 +99,9 @@ def export(
             generator=f"diffrt {__version__}",
             family=checkpoint.family.name,
             tasks=checkpoint.family.tasks,
-            defaults=Defaults(
-                **checkpoint.family.defaults(checkpoint.configs)
-                | ({"height": static[0], "width": static[1]} if static else {})
-                | {"scheduler": scheduler_name(checkpoint, say)}
-                | dict(defaults or {})
-            ),
+            defaults=settings,
             latents=latents,
-            tokenizer=tokenizer_entry(checkpoint),
+            tokenizer=tokenizer,
             preview=fit_preview(folder, latents, specs["vae_decoder"].variants[0].file, say),
             files=file_entries(folder),
             components=specs,
@@ -123,6 +122,8 @@ def check_target(target: Path, source: Path, force: bool) -> None:
         raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
     if source.resolve() in (target.resolve(), *target.resolve().parents):
         raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
+    if target.resolve() in source.resolve().parents:
+        raise InvalidArgument(f"{target} holds the checkpoint {source}; choose another folder")
     if os.path.lexists(target):
         if not force:
             raise InvalidArgument(f"{target} exists; choose another folder, or replace a bundle with --force")
@@ -135,6 +136,8 @@ def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: P
     for name in SIDE_FILES:
         if (checkpoint.root / name).is_file():
             shutil.copyfile(checkpoint.root / name, folder / name)
+    index = read_json(checkpoint.root / "model_index.json") | {part: [None, None] for part in checkpoint.skipped}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", "utf-8")
     for part in (*weights, "scheduler", "tokenizer"):
         (folder / part).mkdir()
     for name in TOKENIZER_FILES:
@@ -144,8 +147,8 @@ def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: P
     shutil.copyfile(checkpoint.root / name, folder / name)
     for part, tensors in weights.items():
         shutil.copyfile(checkpoint.root / part / "config.json", folder / part / "config.json")
-        for index in (checkpoint.root / part).glob("*.safetensors.index*.json"):
-            shutil.copyfile(index, folder / part / index.name)
+        if tensors.index:
+            shutil.copyfile(tensors.index, folder / part / tensors.index.name)
         for file in tensors.files:
             link(file.resolve(), folder / part / file.name, copy, say)
 
@@ -169,7 +172,7 @@ def write_graphs(
     variants: list[Variant] = []
     for form in CHOICES[attention]:
         model = traced.clone()
-        if LOWERINGS[form](model) == 0:
+        if lower(model, form) == 0:
             form = "portable"
         if any(v.attention == form for v in variants):
             continue
@@ -195,6 +198,27 @@ def fixed_axes(component: Component, static: tuple[int, int] | None, factor: int
     return fixed | {"sequence": component.axes["sequence"]} if "sequence" in component.axes and fixed else fixed
 
 
+def manifest_defaults(
+    checkpoint: Checkpoint, static: tuple[int, int] | None, given: Mapping[str, Any], factor: int, say: Say
+) -> Defaults:
+    """The family's defaults, the static size where there is one, and what the caller gives."""
+    values = checkpoint.family.defaults(checkpoint.configs) | {"scheduler": scheduler_name(checkpoint, say)}
+    values |= {"height": static[0], "width": static[1]} if static else {}
+    for key in given:
+        if key not in values:
+            raise InvalidArgument(f"default {key!r} is unknown; {nearest(key, values)}")
+    settings = Defaults(**{**values, **given})
+    for field in dataclasses.fields(Defaults):
+        value = getattr(settings, field.name)
+        if not fits(value, field.type):
+            raise InvalidArgument(f"default {field.name} is {value!r}; allowed: {spelled(field.type)}")
+    schedulers.scheduler_class(settings.scheduler)
+    if settings.height % factor or settings.width % factor:
+        size = f"{settings.height}x{settings.width}"
+        raise InvalidArgument(f"default size {size}: height and width must be multiples of {factor}")
+    return settings
+
+
 def scheduler_name(checkpoint: Checkpoint, say: Say) -> str:
     """The checkpoint's scheduler class; where diffrt has none of that name, DDIM over the same noise schedule."""
     name = checkpoint.scheduler.get("_class_name")
@@ -210,14 +234,20 @@ def scheduler_name(checkpoint: Checkpoint, say: Say) -> str:
 
 def tokenizer_entry(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the run time must know beyond the vocabulary: the prompt's length in tokens and the padding token."""
-    folder, settings = checkpoint.root / "tokenizer", {}
+    folder = checkpoint.root / "tokenizer"
+    settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             settings |= read_json(folder / name)
-    pad = settings.get("pad_token", "<|endoftext|>")
+    pad = settings.get("pad_token") or END
+    pad = str(pad.get("content") if isinstance(pad, dict) else pad)
     longest = checkpoint.configs["text_encoder"]["max_position_embeddings"]
-    return {
-        "folder": "tokenizer",
-        "max_length": min(int(settings.get("model_max_length", longest)), longest),
-        "pad": pad["content"] if isinstance(pad, dict) else pad,
-    }
+    length = settings.get("model_max_length", longest)
+    if not isinstance(length, (int, float)) or not length >= 3:
+        raise CheckpointError(f"tokenizer/tokenizer_config.json: model_max_length is {length!r}; at least 3 is needed")
+    length = int(min(length, longest))
+    try:
+        Tokenizer(folder, length, pad)
+    except BundleError as error:
+        raise CheckpointError(str(error)) from error
+    return {"folder": "tokenizer", "max_length": length, "pad": pad}

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -18,17 +19,17 @@ Say = Callable[[str], None]  # takes one line as each stage begins
 @contextlib.contextmanager
 def building(target: Path) -> Iterator[Path]:
     """A folder to build in, beside the target; removed on any error. What dead exports left is removed first."""
-    for stale in target.parent.glob(f"{target.name}.partial-*"):
+    for stale in target.parent.glob(f"{glob.escape(target.name)}.partial-*"):
         if not alive(stale.name.rpartition("-")[2]):
-            shutil.rmtree(stale, ignore_errors=True)
+            remove(stale)
     folder = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    folder.mkdir()
     try:
+        folder.mkdir()
         yield folder
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ExportError(f"no space left at {target.parent}; nothing was written to {target.name}") from error
-        raise
+        raise ExportError(f"{target.name} could not be written: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -49,10 +50,24 @@ def alive(pid: str) -> bool:
 def publish(folder: Path, target: Path) -> None:
     """Rename the finished folder to its place; a bundle already there is moved aside first and then removed."""
     aside = folder.with_name(f"{target.name}.partial-old-{os.getpid()}")
-    if target.exists():
+    replaced = os.path.lexists(target)
+    if replaced:
         target.rename(aside)
-    folder.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        folder.rename(target)
+    except OSError:
+        if replaced:
+            aside.rename(target)
+        raise
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder, or a link to one but not what it points at."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def link(source: Path, target: Path, copy: bool, say: Say) -> None:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffrt.errors import ExportError
+from diffrt.errors import CheckpointError, ExportError
 
 from .passes import clean
 from .spec import Component, Config
@@ -69,17 +69,32 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def trace(component: Component, config: Config, weights: Weights, fixed: Mapping[str, int] | None = None) -> ir.Model:
-    """Trace one component; ``fixed`` gives sizes of axes to be made static.
+def check_fit(component: Component, config: Config, weights: Weights) -> None:
+    """Build the module without memory and compare its tensors with the weights: before anything is traced.
 
-    The result's initializers are still placeholders: see weights.attach. Raises CheckpointError where the weights do
-    not fit the config, ExportError where the graph is not what the declaration says.
+    Raises CheckpointError naming the config key or the tensor that does not fit.
+    """
+    where = f"{component.part}/config.json"
+    try:
+        with quiet(), torch.device("meta"):
+            state = component.build(config).state_dict()
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    except Exception as error:  # torch's and transformers' constructors raise what they like
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{where} describes no {component.part} that can be built: {reason:.200}") from error
+    weights.check({n: tuple(t.shape) for n, t in state.items() if n.rpartition(".")[2] not in HARMLESS})
+
+
+def trace(component: Component, config: Config, weights: Weights, fixed: Mapping[str, int] | None = None) -> ir.Model:
+    """Trace one component, of which check_fit holds; ``fixed`` gives sizes of axes to be made static.
+
+    The result's initializers are still placeholders: see weights.attach. Raises ExportError where the graph is not
+    what the declaration says.
     """
     fixed = fixed or {}
     with quiet(), FakeTensorMode(allow_non_fake_inputs=True), default_dtype(DTYPES[weights.precision]):
         called = Called(component, config).eval()
-        state = called.module.state_dict()
-        weights.check({n: tuple(t.shape) for n, t in state.items() if n.rpartition(".")[2] not in HARMLESS})
         example = {n: torch.from_numpy(a) for n, a in component.example({**component.axes, **fixed}).items()}
         shapes = tuple(
             {i: torch.export.Dim.AUTO for i, d in enumerate(spec.shape) if isinstance(d, str) and d not in fixed}

@@ -27,6 +27,7 @@ class Weights:
     folder: Path
     precision: str
     tensors: Mapping[str, tuple[Path, TensorEntry]]
+    index: Path | None = None  # of a sharded checkpoint
 
     @property
     def files(self) -> list[Path]:
@@ -50,10 +51,9 @@ class Weights:
                     f"{where}/: tensor {stored!r} has shape {list(entry.shape)}; its config.json asks for {list(shape)}"
                 )
             if entry.dtype != dtype:
-                raise CheckpointError(
-                    f"{where}/: tensor {stored!r} is {entry.dtype}, not {dtype}; export with --precision "
-                    f"{next((p for p, d in PRECISIONS.items() if d == entry.dtype), 'of another checkpoint')}"
-                )
+                other = next((p for p, d in PRECISIONS.items() if d == entry.dtype), None)
+                fix = f"export with --precision {other}" if other else "save the checkpoint in float32 or float16"
+                raise CheckpointError(f"{where}/: tensor {stored!r} is {entry.dtype}, not {dtype}; {fix}")
             used.add(stored)
         extra = [n for n in self.tensors if n not in used and n.rpartition(".")[2] not in HARMLESS]
         if extra:
@@ -86,7 +86,7 @@ def open_weights(folder: Path, precision: str) -> Weights:
             if whole.is_file():
                 return Weights(folder, precision, headers([whole]))
             if index.is_file():
-                return Weights(folder, precision, headers(shards(index)))
+                return Weights(folder, precision, headers(shards(index)), index)
     halves = [f.name for f in sorted(folder.glob("*.fp16.safetensors"))]
     if halves:
         raise CheckpointError(f"{folder.name}/ holds only {halves[0]}: export with --precision fp16")
@@ -103,7 +103,7 @@ def shards(index: Path) -> list[Path]:
     """The files that a sharded checkpoint's index names, each a plain name beside it."""
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index.parent.name}/{index.name} is not an index of safetensors shards") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):

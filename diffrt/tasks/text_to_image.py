@@ -60,8 +60,8 @@ def text_to_image(
         x = noise.randn(streams, request.latent_shape)
 
     count = request.num_images_per_prompt  # a prompt's pictures lie side by side: [P,S,D] -> [B,S,D]
-    each, each_negative = (None if e is None else e.repeat(count, axis=0) for e in (embeds, negative))
-    guided = guide(denoiser, each, each_negative, request.guidance_scale)
+    without = None if negative is None else negative.repeat(count, axis=0)
+    guided = guide(denoiser, embeds.repeat(count, axis=0), without, request.guidance_scale)
     for step in denoise(table, guided, x, lambda: noise.randn(streams, request.latent_shape), colours):
         yield step
 

@@ -56,7 +56,7 @@ ALIASES = {
     "crown": ["golden crown"], "gem stone": ["diamond", "gem"], "money bag": ["bag of money"],
 }  # fmt: skip
 WEIGHT = {"Smileys & Emotion": 1.0, "Animals & Nature": 1.5, "Food & Drink": 1.5, "Travel & Places": 1.0,
-          "Activities": 1.0, "Objects": 1.0, "People & Body": 0.4, "Symbols": 0.4, "Flags": 0.4}  # fmt: skip
+          "Activities": 1.0, "Objects": 1.0, "People & Body": 0.2, "Symbols": 0.2, "Flags": 0.4}  # fmt: skip
 DROP = re.compile(
     r"button|keycap|arrow|o’clock|-thirty|^(man|woman|men|women)\b.|[:,] (man|woman|men|women)|family|"
     r"^couple|^kiss:|holding hands|"

@@ -50,7 +50,7 @@ INDEX = {
     "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
 }  # fmt: skip
-BATCH, RATE, PAINTED, GAMMA = 64, 1.5e-3, 0.4, 5.0
+BATCH, RATE, PAINTED, GAMMA = 48, 1.5e-3, 0.4, 5.0
 
 
 class Model(nn.Module):
@@ -152,7 +152,7 @@ def main() -> None:
     mean, std, rows = encode_all()
     torch.manual_seed(0)
     model = Model().to(device)
-    average = Average(model, 0.999)
+    average = Average(model, 0.998)
     muon, adam = optimizers(model, RATE)
     step, spent, path = 0, 0.0, WORK / "unet.pt"
     if path.exists():

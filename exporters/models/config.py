@@ -1,8 +1,9 @@
 """Reading a diffusers config.json into a frozen record, refusing what the module does not implement."""
 
 import dataclasses
+import types
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from diffrt.errors import CheckpointError, nearest
 
@@ -15,7 +16,7 @@ def read_config(record: type[T], config: Mapping[str, Any], only: Mapping[str, t
     ``only`` lists keys that exist in diffusers but are implemented for the given values alone; they need no field.
     Keys beginning with ``_`` are metadata. Raises CheckpointError naming the key, what it holds and what is allowed.
     """
-    fields = {f.name for f in dataclasses.fields(record)}  # type: ignore[arg-type]
+    fields = {f.name: f.type for f in dataclasses.fields(record)}  # type: ignore[arg-type]
     values = {}
     for key, value in config.items():
         if key.startswith("_"):
@@ -26,12 +27,33 @@ def read_config(record: type[T], config: Mapping[str, Any], only: Mapping[str, t
                 raise CheckpointError(f"config key {key!r} is {value!r}; this exporter implements {allowed}")
         elif key in fields:
             values[key] = tuple(value) if isinstance(value, list) else value
+            if not fits(values[key], fields[key]):
+                raise CheckpointError(f"config key {key!r} is {value!r:.60}; allowed: {spelled(fields[key])}")
         else:
-            raise CheckpointError(f"unknown config key {key!r} = {value!r}: {nearest(key, fields | set(only))}")
+            raise CheckpointError(f"unknown config key {key!r} = {value!r}: {nearest(key, {*fields, *only})}")
     try:
         return record(**values)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"config does not fit {record.__name__}: {error}") from error
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's declared type: a union, a Literal, a tuple, float, bool, str, None, or int, which
+    is a count or a size and so at least 1."""
+    if isinstance(hint, types.UnionType):
+        return any(fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        parts = get_args(hint)
+        parts = parts[:1] * len(value) if isinstance(value, tuple) and parts[-1] is Ellipsis else parts
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(fits, value, parts))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    return type(value) in ((int, float) if hint is float else (hint,)) and (hint is not int or value >= 1)
+
+
+def spelled(hint: Any) -> str:
+    text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+    return text.replace("int", "a whole number from 1")
 
 
 def per_block(value: Any, blocks: int, key: str) -> tuple:

@@ -85,13 +85,14 @@ def test_vae(pair, size):
 
 def test_graphs_hold_no_weights_and_no_decomposed_attention(pair):
     bundle, manifest, pipe = pair
-    attentions = {"ort": "MultiHeadAttention", "portable": "Attention"}
+    forms = {"ort": ("MultiHeadAttention", "InstanceNormalization"), "portable": ("Attention", "GroupNormalization")}
     for variant in manifest.components["unet"].variants:
         graph = onnx.load(bundle / variant.file, load_external_data=False).graph
         ops = [node.op_type for node in graph.node]
         blocks = sum(type(m).__name__ == "Attention" for m in pipe.unet.modules())
-        assert ops.count(attentions[variant.attention]) == blocks
-        assert ops.count("GroupNormalization") == sum(isinstance(m, torch.nn.GroupNorm) for m in pipe.unet.modules())
+        attention, norm = forms[variant.attention]
+        assert ops.count(attention) == blocks
+        assert ops.count(norm) == sum(isinstance(m, torch.nn.GroupNorm) for m in pipe.unet.modules())
         assert "Softmax" not in ops
         assert not [op for op in ops if "Sequence" in op]
         assert all(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer)

@@ -1,0 +1,110 @@
+"""The loop and guidance, with models simple enough to know the answer."""
+
+import numpy as np
+import pytest
+
+from diffrt.denoise import denoise
+from diffrt.errors import BundleError
+from diffrt.guidance import guide, is_guided
+from diffrt.schedulers import SCHEDULERS, DDIMScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+X = np.random.default_rng(0).standard_normal((2, 4, 5, 7)).astype(np.float32)
+NAMES = sorted(SCHEDULERS)
+
+
+def model(x, t):
+    return np.tanh(x) * np.float32(0.3 + t / 2000)
+
+
+def fresh(seed=1):
+    rng = np.random.default_rng(seed)
+    return lambda: rng.standard_normal(X.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_the_stepping_shell(name):
+    """The shell is what users' own loops run; it is compared with diffusers' classes elsewhere."""
+    scheduler = SCHEDULERS[name].from_config(SD)
+    *_, last = denoise(scheduler.table(6), model, X, fresh())
+    stepper, noise = scheduler.stepper(6), fresh()
+    x = X * np.float32(stepper.init_noise_sigma)
+    for i, t in enumerate(stepper.timesteps):
+        m = model(stepper.scale_model_input(x, t), t)
+        x = stepper.step(m, t, x, noise() if stepper.table.noisy[i] else None).prev_sample
+    np.testing.assert_allclose(last.latents, x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_is_an_inference_step(name):
+    steps = list(denoise(SCHEDULERS[name].from_config(SD).table(9), model, X, fresh()))
+    assert [s.index for s in steps] == list(range(9))
+    assert all(s.total == 9 and s.latents.shape == s.denoised.shape == X.shape for s in steps)
+    assert all(s.latents.dtype == s.denoised.dtype == np.float32 for s in steps)
+    assert len({id(s.latents) for s in steps}) == 9
+
+
+def test_runge_kutta_evaluates_more_often_than_it_steps():
+    calls = []
+    steps = list(
+        denoise(PNDMScheduler.from_config(SD).table(6), lambda x, t: calls.append(t) or model(x, t), X, fresh())
+    )
+    assert len(steps) == 6
+    assert len(calls) > 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_estimate_is_the_picture_a_perfect_model_has_in_mind(name):
+    picture = np.linspace(-1, 1, X.size, dtype=np.float32).reshape(X.shape)
+    table, evaluations = SCHEDULERS[name].from_config(SD).table(8), iter(range(100))
+
+    def perfect(x, t):
+        i = next(evaluations)
+        assert t == table.t[i]
+        return (picture - np.float32(table.px0[i] / table.c_in[i]) * x) / np.float32(table.qx0[i])
+
+    for step in denoise(table, perfect, X, fresh()):
+        np.testing.assert_allclose(step.denoised, picture, atol=1e-4)
+    assert next(evaluations) == table.evals
+
+
+def test_noise_is_drawn_only_where_the_table_asks():
+    def never():
+        raise AssertionError("a deterministic sampler drew noise")
+
+    assert len(list(denoise(DDIMScheduler.from_config(SD).table(3), model, X, never))) == 3
+    table = EulerAncestralDiscreteScheduler.from_config(SD).table(3)
+    draws = []
+    list(denoise(table, model, X, lambda: draws.append(1) or X))
+    assert len(draws) == table.noisy.sum() > 0
+
+
+def test_previews():
+    colours = (np.eye(4, 3).tolist(), [0.0, 0.0, 0.0])
+    step = next(denoise(DDIMScheduler.from_config(SD).table(3), model, X, fresh(), colours))
+    picture = step.preview()
+    assert picture.shape == (2, 5, 7, 3)
+    assert picture.dtype == np.uint8
+    expected = np.clip(step.denoised[:, :3] * 127.5 + 127.5, 0, 255).transpose(0, 2, 3, 1)
+    assert np.abs(picture - expected).max() <= 0.51
+    with pytest.raises(BundleError, match="no preview matrix"):
+        next(denoise(DDIMScheduler.from_config(SD).table(3), model, X, fresh())).preview()
+
+
+def test_guidance_extrapolates():
+    embeds, negative = np.full((2, 3, 4), 2, np.float32), np.full((2, 3, 4), 5, np.float32)
+    sizes = []
+
+    def conditioned(x, t, e):
+        sizes.append(len(x))
+        return x * np.float32(t) + e.mean(axis=(1, 2))[:, None, None, None]
+
+    for scale in (1.5, 7.5):
+        out = guide(conditioned, embeds, negative, scale)(X, 3.0)
+        np.testing.assert_allclose(out, X * 3 + (5 + scale * (2 - 5)), rtol=1e-5)
+    np.testing.assert_allclose(guide(conditioned, embeds, None, 7.5)(X, 3.0), X * 3 + 2)
+    assert sizes == [4, 4, 2]  # guided: both halves in one evaluation; otherwise only one half
+
+
+def test_scales_up_to_one_are_unguided():
+    assert [is_guided(s) for s in (-1, 0, 0.5, 1, 1.01, 7.5)] == [False, False, False, False, True, True]
