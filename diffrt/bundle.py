@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffrt.errors import BundleError, InvalidArgument
-from diffrt.manifest import MANIFEST, FileEntry, Manifest, Variant
+from diffrt.manifest import MANIFEST, ComponentSpec, FileEntry, Manifest, Variant
 from diffrt.onnx_file import OnnxFileError, read_initializers
 from diffrt.safetensors_header import HeaderError, TensorEntry, header_length, read_header
 
@@ -64,12 +64,16 @@ class Bundle:
             raise BundleError(f"{self.root / name} is not a JSON object")
         return value
 
+    def component(self, name: str) -> ComponentSpec:
+        """What the manifest says of a component. BundleError where there is none."""
+        if name not in self.manifest.components:
+            raise BundleError(f"{self.root}: the bundle has no {name}; export the checkpoint again")
+        return self.manifest.components[name]
+
     def variant(self, component: str, attention: Sequence[str], size: tuple[int, int] | None = None) -> Variant:
         """The graph to run: one made for this (height, width) in pixels, else one of any size; of those the form of
-        attention that comes first. BundleError for a missing component, InvalidArgument where no size fits."""
-        if component not in self.manifest.components:
-            raise BundleError(f"{self.root}: the bundle has no {component}; export the checkpoint again")
-        variants = self.manifest.components[component].variants
+        attention that comes first. InvalidArgument where no size fits."""
+        variants = self.component(component).variants
         fitting = [v for v in variants if v.size in (None, size)]
         if not fitting:
             sizes = ", ".join(sorted({v.static or "" for v in variants}))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from diffrt.errors import InvalidArgument
+
 F32 = NDArray[np.float32]
 Model = Callable[[F32, float], F32]  # (x [B,C,h,w], t) -> [B,C,h,w]
 Conditioned = Callable[[F32, float, F32], F32]  # (x, t, embeds [B,S,D]) -> [B,C,h,w]
@@ -21,10 +23,15 @@ def is_guided(scale: float) -> bool:
 def guide(model: Conditioned, embeds: F32, negative: F32 | None, scale: float) -> Model:
     """The model of x and t alone. embeds and negative: [B,S,D]; with negative None it is not guided.
 
-    Both halves go through the model as one batch, the negative half first.
+    Both halves go through the model as one batch, the negative half first. Raises InvalidArgument where they cannot.
     """
     if negative is None:
         return lambda x, t: model(x, t, embeds)
+    if negative.shape != embeds.shape:
+        raise InvalidArgument(
+            f"the embeddings of the prompt have the shape {list(embeds.shape)}, those of the negative prompt "
+            f"{list(negative.shape)}: pass negative_prompt_embeds of the same shape"
+        )
     both = np.concatenate([negative, embeds])
 
     def guided(x: F32, t: float) -> F32:

@@ -40,8 +40,7 @@ def load(model: str | os.PathLike[str], *, provider: str = "cpu") -> "Pipeline":
     Raises BundleError for a bundle that is missing or damaged, and for a raw checkpoint, which must be exported
     first; ProviderError for a provider that is unknown or not installed.
     """
-    path = find(model)
-    return Pipeline(Bundle.open(path), provider=provider, name=str(model) if path in BUNDLES.values() else path.name)
+    return Pipeline(Bundle.open(find(model)), provider=provider)
 
 
 class Pipeline:
@@ -50,8 +49,8 @@ class Pipeline:
     `pipe.scheduler` may be replaced: by `diffrt.schedulers.LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
     """
 
-    def __init__(self, bundle: Bundle, *, provider: str = "cpu", name: str = "") -> None:
-        self.bundle, self.provider, self.name = bundle, provider_of(provider), name or bundle.root.name
+    def __init__(self, bundle: Bundle, *, provider: str = "cpu") -> None:
+        self.bundle, self.provider = bundle, provider_of(provider)
         require(self.provider)
         if "text_to_image" not in bundle.manifest.tasks:
             raise BundleError(f"{bundle.root} is for {', '.join(bundle.manifest.tasks)}: pip install -U diffrt")
@@ -130,7 +129,7 @@ class Pipeline:
                 self._denoiser,
                 self._decoder,
                 (manifest.preview["matrix"], manifest.preview["bias"]) if manifest.preview else None,
-                self.name,
+                self.bundle.root.resolve().name,
             )
         )
 

@@ -126,6 +126,9 @@ def check(
 def _texts(name: str, value: Any) -> tuple[str, ...] | None:
     texts = (value,) if value is None or isinstance(value, str) else value
     if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
+        for each in texts:
+            if any("\ud800" <= letter <= "\udfff" for letter in each):
+                raise InvalidArgument(f"{name} is {_shown(each)}: it holds bytes that are no UTF-8 text")
         return tuple(texts)
     if value is None:
         return None

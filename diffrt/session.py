@@ -61,7 +61,7 @@ class Session:
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise BundleError(f"{self.name}: {graph.name} cannot be loaded: {_line(error)}") from None
-        self._session.disable_fallback()
+        self._session.disable_fallback()  # to the CPU, silently
         if self._session.get_providers()[0] != provider.runtime_name:
             raise ProviderError(
                 f"{self.name}: provider {provider.name!r} did not take the graph; "
@@ -79,7 +79,7 @@ class Session:
             arrays = self._session.run(self.outputs, dict(feeds), self._options)
         except Exception as error:
             raise ProviderError(f"{self.name} failed: {_line(error)}") from None
-        outputs = dict(zip(self.outputs, arrays, strict=True))
+        outputs: Arrays = dict(zip(self.outputs, arrays, strict=True))
         for output, array in outputs.items():
             if not np.isfinite(array.sum(dtype=np.float64)):
                 fix = (

@@ -17,7 +17,7 @@ def _lines(bundle: Bundle) -> Iterator[str]:
     yield f"{bundle.root}: {m.family}, {_size(total)} in {len(m.files)} files, written by {m.generator}"
     yield f"tasks       {', '.join(m.tasks)}"
     yield (
-        f"defaults    {m.defaults.width}x{m.defaults.height} pixels, {m.defaults.num_inference_steps} steps, "
+        f"defaults    {m.defaults.height}x{m.defaults.width} pixels (HxW), {m.defaults.num_inference_steps} steps, "
         f"guidance {m.defaults.guidance_scale:g}, {m.defaults.scheduler}"
     )
     yield "latents     {channels} channels, one for {scale_factor} x {scale_factor} pixels".format(**m.latents)

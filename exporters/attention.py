@@ -9,11 +9,22 @@ from .passes.replace import replace
 SLICES = 32  # query chunks of the sliced form
 
 
+def plain(node: ir.Node) -> bool:
+    """Attention on [B,L,D] without mask, with as many key heads as query heads."""
+    heads = [node.attributes.get_int(f"{side}_num_heads", 0) for side in ("q", "kv")]
+    return (
+        (node.op_type, node.domain, len(node.inputs), len(node.outputs)) == ("Attention", "", 3, 1)
+        and heads[0] == heads[1] > 0
+        and not node.attributes.get_int("is_causal", 0)
+        and not node.attributes.get_float("softcap", 0.0)
+    )
+
+
 def to_multi_head(model: ir.Model) -> int:
     """Attention without mask -> com.microsoft.MultiHeadAttention."""
     count = 0
     for node in list(model.graph):
-        if node.op_type != "Attention" or len(node.inputs) > 3 or node.attributes.get_int("is_causal", 0):
+        if not plain(node):
             continue
         attributes: dict[str, int | float] = {"num_heads": node.attributes["q_num_heads"].as_int()}
         if "scale" in node.attributes:
@@ -30,7 +41,7 @@ def to_query_chunks(model: ir.Model) -> int:
     """Self-attention -> Pad, Reshape to [B,slices,chunk,D], Scan over slices, Reshape, Slice back to L."""
     count = 0
     for node in list(model.graph):
-        if node.op_type != "Attention" or len(node.inputs) > 3 or node.attributes.get_int("is_causal", 0):
+        if not plain(node):
             continue
         query, key, value = node.inputs
         assert query is not None and key is not None and query.shape is not None and key.shape is not None

@@ -25,7 +25,7 @@ def to_instance_norm(model: ir.Model) -> int:
                 make_constant(node, np.ones(groups, ones)),
                 make_constant(node, np.zeros(groups, ones)),
             ],
-            {"epsilon": node.attributes["epsilon"].as_float()},
+            {"epsilon": node.attributes.get_float("epsilon", 1e-5)},
         )
         sizes = [size if isinstance(size, int) else 0 for size in x.shape]
         if all(isinstance(size, int) for size in list(x.shape)[1:]):

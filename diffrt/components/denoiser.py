@@ -11,7 +11,7 @@ from diffrt.providers import Provider
 class Denoiser:
     def __init__(self, bundle: Bundle, provider: Provider) -> None:
         self._factor = bundle.manifest.latents["scale_factor"]
-        self._graph = Graph(bundle, "unet", provider)
+        self._graph = Graph(bundle, "unet", provider, "out_sample")
 
     def __call__(
         self, x: NDArray[np.float32], t: float, embeds: NDArray[np.float32]
@@ -19,7 +19,7 @@ class Denoiser:
         """x is already scaled by the scheduler; t is the training time, not necessarily whole."""
         feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), "encoder_hidden_states": embeds}
         height, width = x.shape[2:]
-        return self._graph.run(feeds, (height * self._factor, width * self._factor))["out_sample"]
+        return self._graph.run(feeds, (height * self._factor, width * self._factor))
 
     def close(self) -> None:
         self._graph.close()

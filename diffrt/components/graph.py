@@ -3,29 +3,34 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from diffrt.bundle import Bundle
+from diffrt.errors import BundleError
 from diffrt.manifest import Variant
 from diffrt.providers import Provider
-from diffrt.session import Arrays, Session
+from diffrt.session import Session
 
 
 class Graph:
     """Opens the variant that the provider prefers for a picture size, and keeps it until another is asked for."""
 
-    def __init__(self, bundle: Bundle, component: str, provider: Provider) -> None:
-        self._bundle, self._component, self._provider = bundle, component, provider
+    def __init__(self, bundle: Bundle, component: str, provider: Provider, output: str) -> None:
+        """`output` is the one that run gives. Raises BundleError where the bundle lacks the component or the output."""
+        if output not in (spec.name for spec in bundle.component(component).outputs):
+            raise BundleError(f"{bundle.root}: {component} gives no {output}; export the checkpoint again")
+        self._bundle, self._component, self._provider, self._output = bundle, component, provider, output
         self._open: tuple[Variant, Session] | None = None
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], size: tuple[int, int] | None = None) -> Arrays:
+    def run(self, feeds: Mapping[str, NDArray[Any]], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """`size` is the picture's (height, width) in pixels, for components that have graphs of a fixed size."""
         variant = self._bundle.variant(self._component, self._provider.attention, size)
         if self._open is None or self._open[0] != variant:
             self.close()  # first, so that memory never holds two
             graph = self._bundle.path(variant.file)
             self._open = variant, Session(graph, self._provider, self._component, variant.precision)
-        return self._open[1].run(feeds)
+        return self._open[1].run(feeds)[self._output]
 
     def close(self) -> None:
         """Free the session; the next run opens it again."""

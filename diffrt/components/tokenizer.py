@@ -1,7 +1,4 @@
-"""CLIP's tokenizer: byte-level byte-pair encoding of lower-cased text (Radford et al. 2021, arXiv:2103.00020).
-
-Both forms of a tokenizer folder are read: tokenizer.json, or vocab.json and merges.txt.
-"""
+"""CLIP's tokenizer: byte-level byte-pair encoding of lower-cased text (Radford et al. 2021, arXiv:2103.00020)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +12,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from diffrt.errors import BundleError
 from diffrt.manifest import Manifest
 
+FILES = ("tokenizer.json", "vocab.json", "merges.txt")  # the first alone, or the other two
 START, END = "<|startoftext|>", "<|endoftext|>"
 # special tokens, English contractions, words, single digits, and runs of anything else
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -30,10 +28,11 @@ class Tokenizer:
 
     def __init__(self, folder: str | Path, max_length: int, pad: str) -> None:
         """Raises BundleError where the folder holds no usable tokenizer."""
+        whole, vocabulary, merges = (Path(folder) / name for name in FILES)
         try:
-            self._tokenizer = _read(Path(folder))
+            self._tokenizer = _whole(whole) if whole.is_file() else _from_parts(vocabulary, merges)
         except Exception as error:  # the library raises plain Exception
-            raise BundleError(f"{folder} holds no usable tokenizer: {str(error).splitlines()[0]}") from None
+            raise BundleError(f"{folder} holds no usable tokenizer: {' '.join(str(error).split())[:200]}") from None
         # as in transformers, a padding token is one token wherever it occurs in a text: Stable Diffusion 2's is "!"
         special = [AddedToken(t, special=True, normalized=False) for t in dict.fromkeys((START, END, pad))]
         for token in special:
@@ -46,6 +45,10 @@ class Tokenizer:
     @classmethod
     def from_bundle(cls, root: str | Path, manifest: Manifest) -> "Tokenizer":
         entry = manifest.tokenizer
+        for name in FILES:
+            file = Path(root) / entry["folder"] / name
+            if file.exists() and f"{entry['folder']}/{name}" not in manifest.files:
+                raise BundleError(f"{file} is not in the manifest, so it was not checked: remove it")
         return cls(Path(root) / entry["folder"], entry["max_length"], entry["pad"])
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
@@ -60,13 +63,14 @@ class Tokenizer:
         return Tokens(ids, tuple(truncated))
 
 
-def _read(folder: Path) -> tokenizers.Tokenizer:
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+def _whole(file: Path) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _from_parts(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(
         models.BPE.from_file(
             str(vocabulary), str(merges), continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END

@@ -13,12 +13,12 @@ F32 = NDArray[np.float32]
 class Decoder:
     def __init__(self, bundle: Bundle, provider: Provider) -> None:
         self._factor = bundle.manifest.latents["scale_factor"]
-        self._graph = Graph(bundle, "vae_decoder", provider)
+        self._graph = Graph(bundle, "vae_decoder", provider, "sample")
 
     def __call__(self, latents: F32) -> F32:  # [B,C,h,w] -> [B,3,H,W], nominally in [-1,1]
         height, width = latents.shape[2:]
         size = (height * self._factor, width * self._factor)
-        return np.concatenate([self._graph.run({"latent_sample": one[None]}, size)["sample"] for one in latents])
+        return np.concatenate([self._graph.run({"latent_sample": one[None]}, size) for one in latents])
 
     def close(self) -> None:
         self._graph.close()

@@ -57,6 +57,7 @@ ALIASES = {
 }  # fmt: skip
 WEIGHT = {"Smileys & Emotion": 1.0, "Animals & Nature": 1.5, "Food & Drink": 1.5, "Travel & Places": 1.0,
           "Activities": 1.0, "Objects": 1.0, "People & Body": 0.2, "Symbols": 0.2, "Flags": 0.4}  # fmt: skip
+COMMON = 2.5  # extra weight of what people ask for first: names of one word, or with an everyday alias
 DROP = re.compile(
     r"button|keycap|arrow|o’clock|-thirty|^(man|woman|men|women)\b.|[:,] (man|woman|men|women)|family|"
     r"^couple|^kiss:|holding hands|"
@@ -223,11 +224,14 @@ def describe(info: dict[str, str], tags: list[str], rgba: np.ndarray, names: dic
         aliases.append(base)
     if name.endswith(" face") and info["group"] == "Animals & Nature":
         aliases += [name.removesuffix(" face")] * 2
+    weight = WEIGHT[info["group"]]
+    if weight >= 1 and (aliases or " " not in base.removesuffix(" face")):
+        weight *= COMMON
     hue, share = dominant(rgba)
     shapes = re.search(r"circle|square|diamond|heart", name)
     paintable = (info["group"] not in ("People & Body", "Flags", "Symbols") or shapes) and (hue is None or share > 0.3)
     paintable = paintable and not re.search(r"rainbow|sign|globe|map|japan", name)
-    return Picture(name, base, aliases, [clean(t) for t in tags], WEIGHT[info["group"]], colour_word(rgba),
+    return Picture(name, base, aliases, [clean(t) for t in tags], weight, colour_word(rgba),
                    list(COLOURS) if paintable else [])  # fmt: skip
 
 

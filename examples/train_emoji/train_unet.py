@@ -50,7 +50,7 @@ INDEX = {
     "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
 }  # fmt: skip
-BATCH, RATE, PAINTED, GAMMA = 48, 1.5e-3, 0.4, 5.0
+BATCH, RATE, PAINTED, GAMMA = 48, 1.5e-3, 0.3, 5.0
 
 
 class Model(nn.Module):
@@ -100,7 +100,7 @@ def encode_all() -> tuple[Tensor, Tensor, list[tuple[int, str | None]]]:
 
 
 class Draw:
-    """Random (latent row, caption): a picture by its weight, painted in a random colour 40% of the time."""
+    """Random (latent row, caption): a picture by its weight, painted in a random colour 30% of the time."""
 
     def __init__(self, known: list[Picture], rows: list[tuple[int, str | None]], seed: int):
         self.known, self.rng = known, np.random.default_rng(seed)

@@ -3,6 +3,8 @@
 It is the form both the opset-23 op and com.microsoft.MultiHeadAttention take, so that lowering swaps one node.
 """
 
+from typing import TypeGuard
+
 import onnx_ir as ir
 
 
@@ -19,9 +21,13 @@ def unsplit(value: ir.Value | None) -> tuple[ir.Value, int] | None:
     if split is None or split.op_type != "Reshape" or split.inputs[0] is None:
         return None
     whole, parts = split.inputs[0], split.outputs[0].shape
-    if whole.shape is None or parts is None or len(whole.shape) != 3 or not isinstance(parts[2], int):
+    if whole.shape is None or parts is None or len(whole.shape) != 3 or len(parts) != 4:
         return None
-    return whole, parts[2]
+    return (whole, parts[2]) if joins(parts[2], parts[3], whole.shape[2]) else None
+
+
+def joins(heads: ir.SymbolicDim | int, width: ir.SymbolicDim | int, whole: ir.SymbolicDim | int) -> TypeGuard[int]:
+    return isinstance(heads, int) and isinstance(width, int) and heads * width == whole
 
 
 def merged(value: ir.Value) -> ir.Value | None:
@@ -36,24 +42,26 @@ def merged(value: ir.Value) -> ir.Value | None:
     users = [use.node for use in users[0].outputs[0].uses()]
     if len(users) != 1 or users[0].op_type != "Reshape":
         return None
-    shape = users[0].outputs[0].shape
-    return users[0].outputs[0] if shape is not None and len(shape) == 3 else None
+    parts, shape = value.shape, users[0].outputs[0].shape
+    if parts is None or shape is None or len(parts) != 4 or len(shape) != 3:
+        return None
+    return users[0].outputs[0] if joins(parts[1], parts[3], shape[2]) else None
 
 
 def attention_3d(model: ir.Model) -> int:
     count = 0
     for node in list(model.graph):
-        if node.op_type != "Attention" or node.domain:
+        if node.op_type != "Attention" or node.domain or len(node.outputs) != 1:
             continue
         sources, result = [unsplit(value) for value in node.inputs[:3]], merged(node.outputs[0])
         if any(source is None for source in sources) or result is None:
             continue
         heads = [source[1] for source in sources]  # type: ignore[index]
-        attributes = {"q_num_heads": heads[0], "kv_num_heads": heads[1]}
-        attributes |= {key: node.attributes[key] for key in ("is_causal", "scale") if key in node.attributes}
+        attributes = {**node.attributes, "q_num_heads": heads[0], "kv_num_heads": heads[1]}
         new = ir.node("Attention", [source[0] for source in sources] + list(node.inputs[3:]), attributes)  # type: ignore[index]
-        new.outputs[0].dtype, new.outputs[0].shape = result.dtype, result.shape
+        output = new.outputs[0]
+        output.name, output.dtype, output.shape = result.name, result.dtype, result.shape
         model.graph.insert_before(node, new)
-        ir.convenience.replace_all_uses_with(result, new.outputs[0], replace_graph_outputs=True)
+        ir.convenience.replace_all_uses_with(result, output, replace_graph_outputs=True)
         count += 1
     return count

@@ -6,6 +6,11 @@ import onnx_ir as ir
 from .constants import constant
 
 
+def known(shape: ir.Shape) -> bool:
+    """Whether every size is a number or a name: two unknown sizes only look equal."""
+    return all(isinstance(size, int) or size.value is not None for size in shape)
+
+
 def changes_nothing(node: ir.Node) -> bool:
     source, target = (node.inputs[0] if node.inputs else None), node.outputs[0]
     if source is None or node.domain:
@@ -16,7 +21,7 @@ def changes_nothing(node: ir.Node) -> bool:
         case "Cast":
             return source.dtype is not None and source.dtype == node.attributes["to"].as_int()
         case "Reshape" | "Expand":
-            return source.shape is not None and target.shape is not None and source.shape == target.shape
+            return source.shape is not None and known(source.shape) and source.shape == target.shape
         case "Slice":
             starts, ends, _, steps = (constant(value) for value in (*node.inputs[1:], None, None)[:4])
             return (

@@ -14,7 +14,7 @@ def plan(source: ir.Shape, target: ir.Shape) -> list[int] | None:
     for i, size in enumerate(target):
         if isinstance(size, int):
             sizes.append(size)
-        elif i < len(source) and source[i] == size:
+        elif i < len(source) and source[i] == size and size.value is not None:
             sizes.append(0)
         elif -1 in sizes:
             return None

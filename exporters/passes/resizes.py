@@ -11,6 +11,8 @@ def resize_spatial(model: ir.Model) -> int:
         )
         if joined is None or joined.op_type != "Concat" or joined.inputs[0] is None:
             continue
+        if node.inputs[0] is None or node.inputs[0].shape is None or len(node.inputs[0].shape) != 4:
+            continue
         head = joined.inputs[0].producer()
         if head is None or head.op_type != "Shape" or head.inputs[0] is not node.inputs[0]:
             continue

@@ -41,9 +41,7 @@ def awkward(tmp_path_factory) -> Awkward:
     source = write_mini(tmp_path_factory.mktemp("awkward") / "checkpoint")
     shard(source / "unet" / "diffusion_pytorch_model.safetensors")
     text = source / "text_encoder" / "model.safetensors"
-    save_file(
-        load_file(text) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, text, {"format": "pt"}
-    )
+    save_file(load_file(text) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, text, {"format": "pt"})
     (source / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"never read")
     (source / "vae" / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text("never read")
     for part in ("safety_checker", "feature_extractor"):

@@ -15,6 +15,7 @@ import diffrt
 import exporters
 from diffrt.bundle import Bundle
 from diffrt.errors import BundleError, ExportError
+from diffrt.manifest import Variant
 from exporters import exporting, files
 from exporters.files import building, link, publish
 
@@ -98,11 +99,12 @@ def test_killed(killed, awkward):
 FULL = """
 import os, subprocess, sys, exporters
 from pathlib import Path
+from diffrt.errors import ExportError
 source, folder, size = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
 try:
     exporters.export(source, Path(folder) / "dest", verify=False, progress=print)
-except exporters.exporting.ExportError as error:
+except ExportError as error:
     print("ExportError:", error)
 print("left:", os.listdir(folder))
 """
@@ -113,35 +115,34 @@ def can_mount(folder):
     return shutil.which("unshare") is not None and subprocess.run(probe, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize(("kibibytes", "traces"), [(256, False), (590, True)], ids=["weights", "graph"])
-def test_disk_full(bare, tmp_path, kibibytes, traces):
+@pytest.mark.parametrize(("share", "traces"), [(0.5, False), (1.03, True)], ids=["weights", "graph"])
+def test_disk_full(bare, tmp_path, share, traces):
     """A real file system that runs full, while the weights are copied or when the first graph is written."""
     folder = tmp_path / "out"
     folder.mkdir()
     if not can_mount(folder):
         pytest.skip("a file system can be mounted by root alone, in a mount namespace")
-    job = child(FULL, bare, folder, f"{kibibytes}k", prefix=("unshare", "-m"))
+    pages = sum(-(-len(raw) // 4096) for raw in contents(bare).values())
+    job = child(FULL, bare, folder, int(share * pages) * 4096, prefix=("unshare", "-m"))
     said, error = job.communicate(timeout=120)
     assert job.returncode == 0, error
     lines = said.splitlines()
     assert lines[-2:] == [f"ExportError: no space left at {folder}; nothing was written to dest", "left: []"]
     assert ("tracing text_encoder" in lines) == traces
+    assert "tracing unet" not in lines
     assert any(line.startswith("copying ") for line in lines)
 
 
-
 @pytest.mark.parametrize("call", ["copyfile", "link", "write_graphs", "file_entries"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
 def test_writing_fails(bare, tmp_path, monkeypatch, call, number):
     """Wherever it happens; the bundle that was to be replaced stays whole."""
 
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(exporting, "write_graphs", lambda *args: [])
-    if call == "file_entries":
-        monkeypatch.setattr(exporting, "fit_preview", lambda *args: None)
-        monkeypatch.setattr(exporting, "ComponentSpec", lambda *args: exporting.Variant)  # has no variants
+    monkeypatch.setattr(exporting, "write_graphs", lambda *args: [Variant("vae/decoder.onnx", "fp32", "portable")])
+    monkeypatch.setattr(exporting, "fit_preview", lambda *args: None)
     if call in ("copyfile", "link"):
         monkeypatch.setattr(shutil if call == "copyfile" else files, call, fail)
         monkeypatch.setattr(exporting, "link", files.link)
@@ -162,9 +163,13 @@ def test_writing_fails(bare, tmp_path, monkeypatch, call, number):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, ValueError])
 def test_any_other_end_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), building(tmp_path / "dest") as folder:
-        (folder / "unet").mkdir()
-        raise error
+    def build():
+        with building(tmp_path / "dest") as folder:
+            (folder / "unet").mkdir()
+            raise error
+
+    with pytest.raises(error):
+        build()
     assert names(tmp_path) == []
 
 

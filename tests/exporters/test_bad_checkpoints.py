@@ -39,7 +39,7 @@ def untraced(monkeypatch):
 
 
 def refused(checkpoint, kind, *words, **options):
-    """Export fails with exactly this kind, says all the words in one line, and leaves source and target as they were."""
+    """Export fails with exactly this kind, says all the words in one line, and leaves both folders as they were."""
     out = checkpoint.parent.with_name("out")
     out.mkdir(exist_ok=True)
     before = contents(checkpoint) if checkpoint.is_dir() else None
@@ -232,7 +232,10 @@ def test_fp32_of_fp16_variant_files(checkpoint):
         (lambda raw: b"PK\x03\x04" + raw, "pickle"),
         (lambda raw: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
     ],
-    ids=["empty", "5 bytes", "100 bytes", "a byte less", "a byte more", "length", "json", "dtype", "offsets", "zip", "lfs"],
+    ids=[
+        "empty", "5 bytes", "100 bytes", "a byte less", "a byte more",
+        "length", "json", "dtype", "offsets", "zip", "lfs",
+    ],
 )  # fmt: skip
 def test_damaged_safetensors(checkpoint, damage, word):
     raw = (checkpoint / UNET).read_bytes()

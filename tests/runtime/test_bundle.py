@@ -6,9 +6,11 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 
+import diffrt
 from diffrt.bundle import Bundle
 from diffrt.errors import BundleError, InvalidArgument
 from diffrt.manifest import MANIFEST, Variant
@@ -61,7 +63,11 @@ def test_opens_from_a_hub_cache(sd1_bundle, tmp_path):
         link = tmp_path / "snapshots" / "0123" / file.relative_to(sd1_bundle)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blob, link.parent))
-    assert Bundle.open(tmp_path / "snapshots" / "0123").manifest == Bundle.open(sd1_bundle).manifest
+    snapshot = tmp_path / "snapshots" / "0123"
+    assert Bundle.open(snapshot).manifest == Bundle.open(sd1_bundle).manifest
+    arguments = {"num_inference_steps": 2, "seed": 1, "output_type": "np"}
+    expected = diffrt.load(sd1_bundle)("a", **arguments).images
+    np.testing.assert_array_equal(diffrt.load(snapshot)("a", **arguments).images, expected)
 
 
 def test_a_checkpoint_says_how_to_export(sd1_checkpoint):
@@ -170,5 +176,15 @@ def test_choice_of_variant(sd1_bundle):
     assert with_variants(variants[2]).variant("unet", ("ort", "portable")).file == "unet/sliced.onnx"
     with pytest.raises(InvalidArgument, match="512x768"):
         with_variants(*variants[3:]).variant("unet", ("ort",), (64, 64))
-    with pytest.raises(BundleError, match="has no control"):
-        bundle.variant("control", ("ort",))
+
+
+def test_missing_components_and_outputs(copy):
+    edit(copy, lambda record: record["components"]["vae_decoder"]["outputs"][0].update(name="other"))
+    with pytest.raises(BundleError, match="vae_decoder gives no sample"):
+        diffrt.load(copy)
+    edit(copy, lambda record: record["components"].pop("unet"))
+    with pytest.raises(BundleError, match="has no unet"):
+        diffrt.load(copy)
+    edit(copy, lambda record: record.update(tasks=["inpaint"]))
+    with pytest.raises(BundleError, match="is for inpaint"):
+        diffrt.load(copy)

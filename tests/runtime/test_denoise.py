@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffrt.denoise import denoise
-from diffrt.errors import BundleError
+from diffrt.errors import BundleError, InvalidArgument
 from diffrt.guidance import guide, is_guided
 from diffrt.schedulers import SCHEDULERS, DDIMScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
 
@@ -103,6 +103,8 @@ def test_guidance_extrapolates():
         out = guide(conditioned, embeds, negative, scale)(X, 3.0)
         np.testing.assert_allclose(out, X * 3 + (5 + scale * (2 - 5)), rtol=1e-5)
     np.testing.assert_allclose(guide(conditioned, embeds, None, 7.5)(X, 3.0), X * 3 + 2)
+    with pytest.raises(InvalidArgument, match=r"\[2, 3, 4\].*\[2, 1, 4\].*negative_prompt_embeds"):
+        guide(conditioned, embeds, negative[:, :1], 2.0)
     assert sizes == [4, 4, 2]  # guided: both halves in one evaluation; otherwise only one half
 
 

@@ -20,6 +20,7 @@ BAD = [
     ({"prompt": 3}, "prompt is 3"),
     ({"prompt": []}, "prompt is"),
     ({"prompt": ["a", None]}, "prompt is"),
+    ({"prompt": "a\udcff"}, "no UTF-8 text"),
     ({"negative_prompt": 1}, "negative_prompt is 1"),
     ({"prompt": ["a", "b"], "negative_prompt": ["x", "y", "z"]}, "3 negative prompts for 2 prompts"),
     ({"height": 60}, "height is 60: give a multiple of 8, for instance 64"),

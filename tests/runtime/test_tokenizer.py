@@ -1,11 +1,13 @@
 """The tokenizer equals transformers' CLIPTokenizer, for both forms of a tokenizer folder."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
+from diffrt.bundle import Bundle
 from diffrt.components.tokenizer import Tokenizer
 from diffrt.errors import BundleError
 from tests.checkpoints import write_tokenizer
@@ -66,16 +68,27 @@ def test_other_lengths(folders):
     assert ids[0, -1] == ids[1, 2]  # the end token
 
 
+def unusable(folder, says="no usable tokenizer", pad="!"):
+    with pytest.raises(BundleError, match=says) as caught:
+        Tokenizer(folder, 77, pad)
+    assert "\n" not in str(caught.value)
+
+
 def test_unusable_folders(folders, tmp_path):
-    with pytest.raises(BundleError, match="no usable tokenizer"):
-        Tokenizer(tmp_path, 77, "!")
-    with pytest.raises(BundleError, match="lacks the token 'no-such-token'"):
-        Tokenizer(folders[0], 77, "no-such-token")
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
-    with pytest.raises(BundleError, match="no usable tokenizer"):
-        Tokenizer(tmp_path, 77, "!")
-    (tmp_path / "tokenizer.json").unlink()
+    unusable(folders[0], "lacks the token 'no-such-token'", "no-such-token")
+    unusable(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
+    unusable(tmp_path)
     (tmp_path / "merges.txt").write_text("#version: 0.2\nx y\n")
-    with pytest.raises(BundleError, match="no usable tokenizer"):
-        Tokenizer(tmp_path, 77, "!")
+    unusable(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    unusable(tmp_path)
+
+
+def test_files_that_were_not_checked_are_not_read(sd1_bundle, tmp_path):
+    copy = shutil.copytree(sd1_bundle, tmp_path / "bundle")
+    manifest = Bundle.open(copy).manifest
+    assert Tokenizer.from_bundle(copy, manifest)(["apple"]).ids[0, 1] > 0
+    (copy / "tokenizer" / "tokenizer.json").write_text("slipped in")
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not in the manifest"):
+        Tokenizer.from_bundle(copy, manifest)
