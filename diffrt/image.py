@@ -92,15 +92,9 @@ def readable(parameters: Mapping[str, Any], size: tuple[int, int]) -> str:
     lines = [str(parameters.get("prompt") or "")]
     if parameters.get("negative_prompt"):
         lines.append(f"Negative prompt: {parameters['negative_prompt']}")
-    rest = {
-        LABELS.get(k) or k.replace("_", " ").capitalize(): v
-        for k, v in parameters.items()
-        if k not in UNLABELLED
-    }
+    rest = {LABELS.get(k) or k.replace("_", " ").capitalize(): v for k, v in parameters.items() if k not in UNLABELLED}
     rest["Size"] = f"{size[0]}x{size[1]}"
-    lines.append(
-        ", ".join(f"{label}: {_quoted(value)}" for label, value in rest.items() if value is not None)
-    )
+    lines.append(", ".join(f"{label}: {_quoted(value)}" for label, value in rest.items() if value is not None))
     return "\n".join(lines)
 
 

@@ -1,5 +1,8 @@
 """The one door to ONNX Runtime: a graph opened on one provider, arrays in and arrays out."""
 
+import contextlib
+import ctypes
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -47,14 +50,20 @@ def require(provider: Provider) -> None:
 class Session:
     """A graph ready to run. `component` and `precision` are what errors call it by."""
 
-    def __init__(self, graph: Path, provider: Provider, component: str = "", precision: str = "fp32") -> None:
-        """Raises ProviderError where the provider is missing or refuses the graph, BundleError for a bad graph."""
+    def __init__(
+        self, graph: Path, provider: Provider, component: str = "", precision: str = "fp32", *, arena: bool = True
+    ) -> None:
+        """Raises ProviderError where the provider is missing or refuses the graph, BundleError for a bad graph.
+
+        `arena` keeps working memory between runs: for a graph that runs at every step.
+        """
         ort = runtime()
         require(provider)
         self.name, self._precision = component or graph.name, precision
         options = ort.SessionOptions()
         options.log_severity_level = SILENT
         options.enable_mem_pattern = False  # sizes change from call to call: patterns only held memory
+        options.enable_cpu_mem_arena = arena
         try:
             self._session = ort.InferenceSession(
                 str(graph), options, providers=[(provider.runtime_name, dict(provider.options))]
@@ -67,6 +76,7 @@ class Session:
                 f"{self.name}: provider {provider.name!r} did not take the graph; "
                 f"ONNX Runtime would use {self._session.get_providers()[0]}"
             )
+        _give_back()
         self.inputs = {i.name: (DTYPES.get(i.type), tuple(i.shape)) for i in self._session.get_inputs()}
         self.outputs = [o.name for o in self._session.get_outputs()]
         self._options = ort.RunOptions()
@@ -103,6 +113,13 @@ class Session:
                 raise InvalidArgument(
                     f"{self.name}: {name} is {array.dtype} {list(array.shape)}; it must be {dtype} {list(shape)}"
                 )
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: loading frees a copy of most weights, which glibc would keep."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _line(error: Exception) -> str:

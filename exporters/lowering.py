@@ -1,7 +1,7 @@
 """The written forms of a traced graph.
 
 portable  opset-23 Attention and GroupNormalization as they are: any runtime.
-ort       com.microsoft.MultiHeadAttention (flash attention) and InstanceNormalization: what ONNX Runtime has kernels for.
+ort       com.microsoft.MultiHeadAttention (flash attention) and InstanceNormalization: ONNX Runtime's own kernels.
 sliced    self-attention over query chunks, for runtimes without flash attention: the score matrix is never whole.
 """
 

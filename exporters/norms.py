@@ -1,4 +1,4 @@
-"""Lowering GroupNormalization for ONNX Runtime, which has no kernel for it on CPU and inlines it as some fifteen nodes."""
+"""Lowering GroupNormalization for ONNX Runtime, which has no CPU kernel for it and inlines some fifteen nodes."""
 
 import numpy as np
 import onnx_ir as ir

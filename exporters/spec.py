@@ -41,7 +41,8 @@ class Component:
             if spec.dtype == "int64":
                 arrays[spec.name] = rng.integers(0, self.high, shape)
             elif spec.name == "timestep":
-                arrays[spec.name] = np.float32(rng.integers(0, 1000, shape) + 0.5 * (rng.random(shape) < 0.5))
+                steps = rng.integers(0, 1000, shape) + 0.5 * (rng.random(shape) < 0.5)
+                arrays[spec.name] = steps.astype(np.float32)
             else:
                 arrays[spec.name] = rng.standard_normal(shape, dtype=np.float32)
         return arrays

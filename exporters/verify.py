@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save, save_file
+
 from diffrt import __version__
 from diffrt.components.tokenizer import Tokenizer
-from safetensors.numpy import load_file, save_file
-
 from diffrt.errors import ExportError
 from diffrt.image import to_uint8
 from diffrt.manifest import Manifest
@@ -64,7 +64,7 @@ def fit_preview(folder: Path, latents: Mapping[str, int], decoder: str, say: Say
 def measure(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     """Largest absolute error, relative L2 error and cosine, in float64."""
     a, b = got.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
-    size_a, size_b = np.linalg.norm(a), np.linalg.norm(b)
+    size_a, size_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     return {
         "max_abs": float(np.abs(a - b).max()),
         "relative_l2": float(np.linalg.norm(a - b) / max(size_b, 1e-30)),
@@ -150,7 +150,7 @@ def certify(
         "components": figures,
         "picture": picture_figures(pictures["onnx"], pictures["eager"], precision, manifest),
     }
-    save_file(probe, folder / PROBE)
+    (folder / PROBE).write_bytes(save(probe))  # so that a full disk is an OSError
     return replace(
         manifest,
         certificate=certificate,

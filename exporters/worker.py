@@ -95,7 +95,8 @@ def fit_preview(call: Call, channels: int, factor: int) -> Arrays:
 
 def check(job: Mapping) -> Arrays:
     """Answer the job's inputs with each graph (eagerly: with the one module), and carry the generation on."""
-    name, inputs, out = job["component"], load_file(job["inputs"]), {}
+    name, inputs = job["component"], load_file(job["inputs"])
+    out: Arrays = {}
     eagerly = eager(job["source"], name, job["precision"]) if job["side"] == "eager" else None
     for file in job["files"]:
         call = eagerly or onnx(job["bundle"], name, file)

@@ -11,7 +11,7 @@ from diffrt.providers import Provider
 class Denoiser:
     def __init__(self, bundle: Bundle, provider: Provider) -> None:
         self._factor = bundle.manifest.latents["scale_factor"]
-        self._graph = Graph(bundle, "unet", provider, "out_sample")
+        self._graph = Graph(bundle, "unet", provider, "out_sample", every_step=True)
 
     def __call__(
         self, x: NDArray[np.float32], t: float, embeds: NDArray[np.float32]

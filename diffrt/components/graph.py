@@ -16,11 +16,17 @@ from diffrt.session import Session
 class Graph:
     """Opens the variant that the provider prefers for a picture size, and keeps it until another is asked for."""
 
-    def __init__(self, bundle: Bundle, component: str, provider: Provider, output: str) -> None:
-        """`output` is the one that run gives. Raises BundleError where the bundle lacks the component or the output."""
+    def __init__(
+        self, bundle: Bundle, component: str, provider: Provider, output: str, *, every_step: bool = False
+    ) -> None:
+        """`output` is the one that run gives. Raises BundleError where the bundle lacks the component or the output.
+
+        Working memory is kept between runs only for a graph that runs at `every_step`.
+        """
         if output not in (spec.name for spec in bundle.component(component).outputs):
             raise BundleError(f"{bundle.root}: {component} gives no {output}; export the checkpoint again")
         self._bundle, self._component, self._provider, self._output = bundle, component, provider, output
+        self._arena = every_step
         self._open: tuple[Variant, Session] | None = None
 
     def run(self, feeds: Mapping[str, NDArray[Any]], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
@@ -29,7 +35,7 @@ class Graph:
         if self._open is None or self._open[0] != variant:
             self.close()  # first, so that memory never holds two
             graph = self._bundle.path(variant.file)
-            self._open = variant, Session(graph, self._provider, self._component, variant.precision)
+            self._open = variant, Session(graph, self._provider, self._component, variant.precision, arena=self._arena)
         return self._open[1].run(feeds)[self._output]
 
     def close(self) -> None:

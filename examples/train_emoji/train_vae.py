@@ -144,7 +144,8 @@ def main() -> None:
                 {
                     "model": model.state_dict(),
                     "average": average.module.state_dict(),
-                    "muon": muon.state_dict(),"adam": adam.state_dict(),
+                    "muon": muon.state_dict(),
+                    "adam": adam.state_dict(),
                     "step": step,
                     "spent": spent,
                 },
@@ -155,7 +156,8 @@ def main() -> None:
         {
             "model": model.state_dict(),
             "average": average.module.state_dict(),
-            "muon": muon.state_dict(),"adam": adam.state_dict(),
+            "muon": muon.state_dict(),
+            "adam": adam.state_dict(),
             "step": step,
             "spent": spent,
         },

@@ -60,7 +60,7 @@ def attention_3d(model: ir.Model) -> int:
         attributes = {**node.attributes, "q_num_heads": heads[0], "kv_num_heads": heads[1]}
         new = ir.node("Attention", [source[0] for source in sources] + list(node.inputs[3:]), attributes)  # type: ignore[index]
         output = new.outputs[0]
-        output.name, output.dtype, output.shape = result.name, result.dtype, result.shape
+        output.name, output.type, output.shape = result.name, result.type, result.shape
         model.graph.insert_before(node, new)
         ir.convenience.replace_all_uses_with(result, output, replace_graph_outputs=True)
         count += 1

@@ -1,5 +1,7 @@
 """Fold what depends on constants and known sizes alone; the checkpoint's tensors are never touched."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,7 +13,7 @@ LARGEST = 1 << 14  # elements of a folded constant
 def constant(value: ir.Value | None) -> np.ndarray | None:
     """The array a Constant node gives, or None."""
     node = value.producer() if value is not None else None
-    if node is None or node.op_type != "Constant" or node.domain:
+    if value is None or node is None or node.op_type != "Constant" or node.domain:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
@@ -40,7 +42,7 @@ def known_size(node: ir.Node) -> np.ndarray | None:
 def evaluate(node: ir.Node, inputs: list[np.ndarray]) -> np.ndarray:
     names = [f"i{k}" for k in range(len(inputs))]
     proto = onnx.helper.make_node(node.op_type, names, ["o"])
-    proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())  # type: ignore[arg-type]
+    proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())
     graph = onnx.helper.make_graph(
         [proto],
         "fold",
@@ -49,7 +51,8 @@ def evaluate(node: ir.Node, inputs: list[np.ndarray]) -> np.ndarray:
         [onnx.helper.make_empty_tensor_value_info("o")],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)])
-    return np.asarray(ReferenceEvaluator(model).run(None, dict(zip(names, inputs, strict=True)))[0])
+    results: Any = ReferenceEvaluator(model).run(None, dict(zip(names, inputs, strict=True)))
+    return np.asarray(results[0])
 
 
 def fold_constants(model: ir.Model) -> int:

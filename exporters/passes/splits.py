@@ -33,7 +33,7 @@ def merge_splits(model: ir.Model) -> int:
         model.graph.insert_before(node, parts)
         for use, place in zip(uses, places, strict=True):
             part = parts.outputs[int(place)]  # type: ignore[arg-type]
-            part.dtype, part.shape = use.outputs[0].dtype, use.outputs[0].shape
+            part.type, part.shape = use.outputs[0].type, use.outputs[0].shape
             ir.convenience.replace_all_uses_with(use.outputs[0], part)
         count += 1
     return count

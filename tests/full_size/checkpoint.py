@@ -1,6 +1,6 @@
 """A checkpoint of Stable Diffusion 1.5's exact shapes with random weights: 860 M + 123 M + 84 M parameters, fp32.
 
-    python -m tests.full_size.checkpoint FOLDER
+python -m tests.full_size.checkpoint FOLDER
 """
 
 import json
@@ -21,7 +21,12 @@ TEXT = {
     "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
     "projection_dim": 768, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
 }  # fmt: skip
-UNET = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280]}
+UNET = {
+    "sample_size": 64,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+}
 UNET |= {
     "in_channels": 4, "out_channels": 4,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],

@@ -1,6 +1,6 @@
 """Time, peak resident memory and printed text of a whole command, its child processes included.
 
-    python -m tests.full_size.measure COMMAND...
+python -m tests.full_size.measure COMMAND...
 """
 
 import resource

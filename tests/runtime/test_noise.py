@@ -50,9 +50,7 @@ def torch_draws(capability: str, path) -> np.ndarray:
     """All CASES drawn by torch under one of its CPU kernels, end to end."""
     command = [sys.executable, "-c", LIVE, str(path)]
     env = os.environ | {"ATEN_CPU_CAPABILITY": capability}
-    got = subprocess.run(
-        command, input=json.dumps(CASES), env=env, capture_output=True, text=True, check=True
-    )
+    got = subprocess.run(command, input=json.dumps(CASES), env=env, capture_output=True, text=True, check=True)
     if got.stdout.strip() != capability.upper():
         pytest.skip(f"torch has no {capability} kernel on this processor")
     return np.fromfile(path, np.float32)
