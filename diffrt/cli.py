@@ -111,9 +111,8 @@ def generate(
     pipe = pipeline.load(model, provider=provider)
     if scheduler is not None:
         pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
-    outputs = []
     with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal
-        for each in seeds:  # one at a time: memory is that of one picture
+        for file, each in zip(files, seeds, strict=True):  # one at a time: memory is that of one, and none is lost
             stream = pipe.stream(
                 prompt,
                 negative_prompt=negative,
@@ -127,10 +126,9 @@ def generate(
             for step in stream:
                 bar.total = step.total * count
                 bar.update()
-            outputs.append(stream.result())
-    for file, out in zip(files, outputs, strict=True):
-        image.save(out.images[0], file, out.parameters[0])
-        click.echo(f"{file}  seed {out.seeds[0]}")
+            out = stream.result()
+            image.save(out.images[0], file, out.parameters[0])
+            bar.write(f"{file}  seed {out.seeds[0]}", file=sys.stdout)
 
 
 @cli.command(short_help="Turn a checkpoint into a bundle, once.")

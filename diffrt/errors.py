@@ -38,6 +38,7 @@ class NumericalError(DiffrtError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """'did you mean X? ' for a close match, then the known names: the tail of an unknown-name error."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    by_lower = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"did you mean {by_lower[close[0]]!r}? " if close else ""
     return f"{hint}known: {', '.join(known)}"

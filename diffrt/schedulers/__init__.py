@@ -51,7 +51,8 @@ def scheduler_class(name: str) -> type[Scheduler]:
     key = str(name).lower().removesuffix("scheduler")
     full = short.get(key) or ALIASES.get(key)
     if full is None:
-        raise InvalidArgument(f"unknown scheduler {name!r}: {nearest(str(name), SCHEDULERS)}")
+        known = [*short, *ALIASES] if key == str(name).lower() else SCHEDULERS  # in the form that was given
+        raise InvalidArgument(f"unknown scheduler {name!r}: {nearest(str(name), known)}")
     return SCHEDULERS[full]
 
 

@@ -187,7 +187,7 @@ def main() -> None:
         write(average.module)
 
     last = saved = logged = time.time()
-    total = 0.0
+    total, count = 0.0, 0
     while spent < minutes * 60:
         done = min(1, spent / (minutes * 60))
         rate = RATE * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
@@ -219,12 +219,12 @@ def main() -> None:
         muon.step()
         adam.step()
         average.update(model)
-        step, total = step + 1, total + loss.item()
+        step, total, count = step + 1, total + loss.item(), count + 1
         now = time.time()
         spent, last = spent + now - last, now
         if step % 100 == 0:
-            log.row(step, spent / 60, total / 100, rate, 100 * BATCH / (now - logged))
-            logged, total = now, 0.0
+            log.row(step, spent / 60, total / count, rate, count * BATCH / (now - logged))
+            logged, total, count = now, 0.0, 0
         if now - saved > 180:
             save()
             saved = now

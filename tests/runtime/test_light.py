@@ -43,17 +43,14 @@ def test_export_without_torch_names_the_extra(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_import_is_quick_and_small():
-    """At most 0.25 s and 70 MB. Processor time and the best of three, since the machine may be busy."""
+def test_import_is_small():
+    """At most 70 MB. How long it takes is measured in tests/full_size/test_start.py."""
     code = (
-        "import time; start = time.process_time(); import diffrt, diffrt.schedulers\n"
-        "took = time.process_time() - start\n"
+        "import diffrt, diffrt.schedulers\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
-        "print(took, int(peak.split()[1]) / 1024)"
+        "print(int(peak.split()[1]) / 1024)"
     )
-    figures = [tuple(map(float, python(code).split())) for _ in range(3)]
-    assert min(took for took, _ in figures) <= 0.25
-    assert min(memory for _, memory in figures) <= 70
+    assert float(python(code)) <= 70
 
 
 def test_help_imports_nothing_but_click():

@@ -95,8 +95,10 @@ def test_names() -> None:
         "dpm++": "DPMSolverMultistep",
     }.items():
         assert scheduler_class(short).__name__ == full + "Scheduler"
-    with pytest.raises(InvalidArgument, match=r"unknown scheduler 'eulr'.*EulerDiscreteScheduler"):
+    with pytest.raises(InvalidArgument, match=r"unknown scheduler 'eulr': did you mean 'euler'\?"):
         from_config({}, "eulr")
+    with pytest.raises(InvalidArgument, match=r"did you mean 'EulerDiscreteScheduler'\?"):
+        from_config({}, "EulerDiscretScheduler")
     with pytest.raises(InvalidArgument, match="needs a _class_name"):
         from_config({})
 
