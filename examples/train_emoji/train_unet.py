@@ -142,6 +142,15 @@ def write(model: Model) -> None:
     (OUT / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
 
 
+def read(model: Model) -> None:
+    """The weights in work/emoji, as write() leaves them."""
+    model.unet.load_state_dict(load_file(OUT / "unet/diffusion_pytorch_model.safetensors"))
+    ours = model.text.state_dict()
+    text = load_file(OUT / "text_encoder/model.safetensors")
+    text = {k if k in ours else k.removeprefix("text_model."): v for k, v in text.items()}
+    model.text.load_state_dict(ours | text)
+
+
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument(
@@ -162,6 +171,9 @@ def main() -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         step, spent, average.updates = state["step"], state["spent"], state["step"]
+    elif (OUT / "unet").exists():  # the weights of from_bundle.py
+        read(model)
+        read(average.module)
     tokenizer, draw, acp = (
         CLIPTokenizer.from_pretrained(OUT / "tokenizer"),
         Draw(load()[0], rows, step),
