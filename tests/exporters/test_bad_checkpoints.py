@@ -328,7 +328,7 @@ def test_tensor_in_two_shards(checkpoint, index):
         ({"defaults": {"steps": 3}}, ("'steps'", "num_inference_steps")),
         ({"defaults": {"height": 15}}, ("15x16", "multiples of 2")),
         ({"defaults": {"guidance_scale": "high"}}, ("'high'", "guidance_scale")),
-        ({"defaults": {"scheduler": "Eulr"}}, ("'Eulr'", "EulerDiscreteScheduler")),
+        ({"defaults": {"scheduler": "Eulr"}}, ("'Eulr'", "did you mean 'euler'?")),
     ],
 )
 def test_arguments(checkpoint, options, words):
