@@ -14,10 +14,11 @@ class Provider:
     extra: str  # pip install 'diffrt[extra]'
     attention: tuple[str, ...]  # forms of attention, best first
     options: Mapping[str, Any] = field(default_factory=dict)  # passed to ONNX Runtime
+    shrink: str = ""  # the memory arena that gives back what it can after each run, as ONNX Runtime calls it
 
 
 PROVIDERS: dict[str, Provider] = {
-    "cpu": Provider("cpu", "CPUExecutionProvider", "cpu", ("ort", "portable", "sliced")),
+    "cpu": Provider("cpu", "CPUExecutionProvider", "cpu", ("ort", "portable", "sliced"), shrink="cpu:0"),
 }
 
 
