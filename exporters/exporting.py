@@ -102,7 +102,7 @@ def export(
             defaults=settings,
             latents=latents,
             tokenizer=tokenizer,
-            preview=fit_preview(folder, latents, specs["vae_decoder"].variants[-1].file, say),
+            preview=fit_preview(folder, latents, specs["vae_decoder"], say),
             files=file_entries(folder),
             components=specs,
             certificate=None,

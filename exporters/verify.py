@@ -24,7 +24,7 @@ from diffrt import __version__
 from diffrt.components.tokenizer import Tokenizer
 from diffrt.errors import ExportError
 from diffrt.image import to_uint8
-from diffrt.manifest import Manifest
+from diffrt.manifest import ComponentSpec, Manifest
 
 from .checkpoint import Checkpoint
 from .files import Say, file_entry
@@ -50,11 +50,11 @@ def run_worker(job: dict[str, Any], scratch: Path) -> Path:
     return out
 
 
-def fit_preview(folder: Path, latents: Mapping[str, int], decoder: str, say: Say) -> dict[str, Any]:
+def fit_preview(folder: Path, latents: Mapping[str, int], decoder: ComponentSpec, say: Say) -> dict[str, Any]:
     """Matrix [C][3] and bias [3] from latents to colours in [-1,1], for cheap previews."""
     say("fitting the preview")
     with tempfile.TemporaryDirectory() as scratch:
-        job = {"side": "preview", "component": "vae_decoder", "bundle": str(folder), "files": [decoder]}
+        job = {"side": "preview", "component": "vae_decoder", "bundle": str(folder), "files": [any_size(decoder)]}
         fit = load_file(
             run_worker(job | {"channels": latents["channels"], "factor": latents["scale_factor"]}, Path(scratch))
         )
@@ -76,6 +76,11 @@ def psnr(got: np.ndarray, expected: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of two pictures in [-1,1]."""
     error = float(np.mean((got.astype(np.float64).clip(-1, 1) - expected.clip(-1, 1)) ** 2))
     return min(BEST_PSNR, float(10 * np.log10(4.0 / error))) if error else BEST_PSNR
+
+
+def any_size(spec: ComponentSpec) -> str:
+    """The graph a picture of any size is drawn with here: the last written that is not static."""
+    return [variant.file for variant in spec.variants if variant.static is None][-1]
 
 
 def sizes_of(component: Component, static: str | None, factor: int) -> dict[str, int]:
@@ -128,6 +133,7 @@ def certify(
                 "component": component.name, "precision": precision, "scheduler": scheduler,
                 "source": str(checkpoint.root.resolve()), "bundle": str(folder), "files": [v.file for v in variants],
                 "inputs": str(scratch / "inputs.safetensors"),
+                "generate_with": any_size(manifest.components[component.name]),
             }  # fmt: skip
             answers = {
                 side: load_file(run_worker(job | {"side": side, "state": str(states[side])}, scratch))

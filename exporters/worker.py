@@ -13,7 +13,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from diffrt import schedulers
-from diffrt.schedulers.table import apply_row, init_slots
+from diffrt.denoise import denoise
+from diffrt.guidance import guide
 
 Arrays = dict[str, np.ndarray]
 Call = Callable[[Arrays], Arrays]
@@ -68,15 +69,14 @@ def advance(name: str, call: Call, state: Arrays, scheduler: Mapping) -> Arrays:
     if name != "unet":
         return state
     table = schedulers.from_config(scheduler).table(STEPS)
-    slots = init_slots(table, state["noise"] * np.float32(table.init_sigma))
-    for row in range(table.evals):
-        sample = np.repeat(slots[0] * np.float32(table.c_in[row]), 2, axis=0)
-        timestep = np.full(len(sample), table.t[row], np.float32)
-        feeds = {"sample": sample, "timestep": timestep, "encoder_hidden_states": state["embeds"]}
-        without, with_prompt = np.split(call(feeds)["out_sample"], 2)
-        guided = without + np.float32(GUIDANCE) * (with_prompt - without)
-        slots = apply_row(table, row, slots, guided, state["noise"])
-    return state | {"latents": slots[0]}
+
+    def model(x: np.ndarray, t: float, embeds: np.ndarray) -> np.ndarray:
+        feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), "encoder_hidden_states": embeds}
+        return call(feeds)["out_sample"]
+
+    negative, prompt = np.split(state["embeds"], 2)
+    *_, last = denoise(table, guide(model, prompt, negative, GUIDANCE), state["noise"], lambda: state["noise"])
+    return state | {"latents": last.latents}
 
 
 def fit_preview(call: Call, channels: int, factor: int) -> Arrays:
@@ -103,7 +103,7 @@ def check(job: Mapping) -> Arrays:
         prefix = f"{name}/{file}/in/"
         feeds = {key.removeprefix(prefix): array for key, array in inputs.items() if key.startswith(prefix)}
         out |= {f"{name}/{file}/out/{key}": np.ascontiguousarray(array) for key, array in call(feeds).items()}
-        if file == job["files"][0]:
+        if file == job["generate_with"]:
             state = advance(name, call, load_file(job["state"]), job["scheduler"])
             save_file({key: np.ascontiguousarray(array) for key, array in state.items()}, job["state"])
         del call  # a session must be gone before the next one loads the same weights
