@@ -63,15 +63,23 @@ class Scheduler(ABC):
 
     @abstractmethod
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
-        """The method's formula over a grid. Slicing a grid before building (image-to-image) keeps the warm-up."""
+        """The method's formula over a grid."""
+
+    def build_after(self, grid: Grid, skip: int, eta: float = 0.0) -> Table:
+        """The method without the first `skip` steps of a grid, begun anew after them: for image-to-image."""
+        return self.build(grid.after(skip), eta)
 
     @abstractmethod
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(alpha, sigma) of x = alpha x0 + sigma eps at training times t. [B] f64 -> [B] f64, [B] f64"""
 
-    def table(self, num_inference_steps: int, *, eta: float = 0.0) -> Table:
-        """The sampler as numbers. eta (0 to 1) is DDIM's share of fresh noise; the others take only 0."""
-        return self.build(self._checked_grid(num_inference_steps, eta), eta)
+    def table(self, num_inference_steps: int, *, eta: float = 0.0, skip: int = 0) -> Table:
+        """The sampler as numbers. eta (0 to 1) is DDIM's share of fresh noise; the others take only 0. With `skip`,
+        the run starts that many steps later, from latents at the noise level of the table's first row."""
+        grid = self._checked_grid(num_inference_steps, eta)
+        if not 0 <= skip < num_inference_steps:
+            raise InvalidArgument(f"skip = {skip}, allowed: 0 to {num_inference_steps - 1} of so many steps")
+        return self.build_after(grid, skip, eta) if skip else self.build(grid, eta)
 
     def stepper(self, num_inference_steps: int, *, eta: float = 0.0) -> Stepper:
         """The same sampler behind diffusers' stepping interface."""

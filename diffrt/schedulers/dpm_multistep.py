@@ -101,7 +101,7 @@ class DPMSolverMultistepScheduler(DiscreteTime):
                 reads, y = x0, (x - at.alpha * rows.y) / at.sigma
             else:
                 reads, y = eps, rows.y
-            order = self._order(k, len(grid))
+            order = self._order(k, len(grid), len(grid) + grid.skipped)
             lams = [node.lam for node in nodes[k::-1][:order]]
             h = max(to.lam - at.lam, 0.0)  # a last step from sigma_min to sigma_min may round to below 0
             c, a, arg, b = self._constants(at, to, h)
@@ -111,9 +111,9 @@ class DPMSolverMultistepScheduler(DiscreteTime):
         threshold = Threshold(self.dynamic_thresholding_ratio, self.sample_max_value)
         return rows.table(grid, threshold=threshold if self.thresholding else None)
 
-    def _order(self, k: int, n: int) -> int:
-        """Limited by what is remembered, and near the end of short runs. No order but 1 can step to zero noise."""
-        short = self.lower_order_final and n < 15
+    def _order(self, k: int, n: int, whole: int) -> int:
+        """Limited by what is remembered, and near the end where the whole run is short. No order but 1 can step to zero noise."""
+        short = self.lower_order_final and whole < 15
         if k == n - 1 and (short or self.euler_at_final or self.final_sigmas_type == "zero"):
             return 1
         return min(self.solver_order, k + 1, 2 if k == n - 2 and short else 3)

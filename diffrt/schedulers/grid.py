@@ -8,7 +8,7 @@ A node is a point of the forward process x = alpha * x0 + sigma * eps. Two conve
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class Grid:
     at: tuple[Node, ...]
     to: tuple[Node, ...]
     init_sigma: float = 1.0
+    skipped: int = 0  # steps of the run that were left out before the first
 
     def __post_init__(self) -> None:
         for node in self.at:
@@ -77,6 +78,10 @@ class Grid:
 
     def __iter__(self) -> Iterator[tuple[Node, Node]]:
         return zip(self.at, self.to, strict=True)
+
+    def after(self, skip: int) -> "Grid":
+        """Its steps from `skip` on."""
+        return replace(self, at=self.at[skip:], to=self.to[skip:], skipped=self.skipped + skip)
 
     @property
     def sigmas(self) -> np.ndarray:  # [n + 1] f64

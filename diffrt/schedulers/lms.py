@@ -42,6 +42,10 @@ class LMSDiscreteScheduler(DiscreteTime):
             rows.add(k, at, y=eps, x0=x0, then=[x_next, *outputs[:-1]])
         return rows.table(grid)
 
+    def build_after(self, grid: Grid, skip: int, eta: float = 0.0) -> Table:
+        """As the reference does: at full order from the first step, with zeros for the outputs there are not."""
+        return self.build(grid, eta).after(skip)
+
 
 def adams(nodes: np.ndarray, to: float) -> list[float]:
     """Weights w such that sum_j w_j f(nodes[j]) is the integral of f from nodes[0] to `to` for every polynomial of

@@ -40,6 +40,14 @@ class PNDMScheduler(DiscreteTime):
         return strided_grid(self.abar(), np.round(self.times(n)), stride, self.set_alpha_to_one)
 
     def build(self, grid: Grid, eta: float = 0.0) -> Table:
+        return self._build(grid)
+
+    def build_after(self, grid: Grid, skip: int, eta: float = 0.0) -> Table:
+        """Runge-Kutta begins anew at the step. PLMS does as the reference does: it skips as many *evaluations*, of
+        which the second step has two, so that from its third on it is told times one step ahead of its latents."""
+        return self._build(grid, skip) if self.skip_prk_steps else self._build(grid.after(skip))
+
+    def _build(self, grid: Grid, skip: int = 0) -> Table:
         rows = Rows("x", "base", "e1", "e2", "e3", *(() if self.skip_prk_steps else ("sum",)))
         x, base, e1, e2, e3, *rest = rows.slots
         m, none = rows.m, 0 * rows.m
@@ -57,16 +65,18 @@ class PNDMScheduler(DiscreteTime):
             x0, _ = predict(self.prediction_type, at, x, m)
             rows.add(step, at, y=m, x0=x0, then=then[: len(rows.slots)])
 
-        steps = list(enumerate(grid))
+        steps = list(grid)
         if self.skip_prk_steps:
-            k, (at, to) = steps.pop(0)
-            add(k, at, move(x, m, at, to), x, m, e1, e2, none)
+            (at, to), *steps = [*steps[:2], *steps[1:]][skip:]
+            add(0, at, move(x, m, at, to), x, m, e1, e2, none)
             if steps:  # the same step again, with the mean of the outputs at both of its ends
-                end = grid.at[1]
-                add(k, end, move(base, (m + e1) / 2, node(end.t + stride), end), none, e1, e2, e3, none)
-            outputs = 1
+                (end, _), *steps = steps
+                add(0, end, move(base, (m + e1) / 2, node(end.t + stride), end), none, e1, e2, e3, none)
+            outputs = done = 1
         else:
-            for k, (at, _) in steps[:3]:  # (13)
+            if len(steps) < 4:
+                raise InvalidArgument(f"{len(steps)} steps are left: PNDM's Runge-Kutta start needs 4 or more")
+            for k, (at, _) in enumerate(steps[:3]):  # (13)
                 to = grid.at[k + 1]
                 half = stride // 2
                 middle = node(to.t + half)
@@ -75,8 +85,8 @@ class PNDMScheduler(DiscreteTime):
                 add(k, middle, move(base, m, at, to), base, e1, e2, e3, total + m / 3)
                 add(k, to, move(base, total + m / 6, at, to), none, e1, e2, e3, none)
             steps = steps[3:]
-            outputs = 3
-        for k, (at, to) in steps:
+            outputs = done = 3
+        for k, (at, to) in enumerate(steps, done):
             outputs = min(outputs + 1, 4)
             mean = sum(w * e for w, e in zip(ADAMS[outputs - 1], (m, e1, e2, e3), strict=False))
             add(k, at, move(x, mean, at, to), none, m, e1, e2, none)

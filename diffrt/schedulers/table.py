@@ -8,7 +8,7 @@ slots[0] is always x. Here are the table, the builder that fills it and the NumP
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,9 @@ class Threshold:
     limit: float
 
 
+COLUMNS = ("t", "alpha", "sigma", "c_in", "p", "q", "px0", "qx0", "W")
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """E evaluations of a sampler with S slots. Arrays are float64 and read-only.
@@ -35,6 +38,8 @@ class Table:
 
     slots: tuple[str, ...]  # "x" first
     t: np.ndarray  # [E] the time the model is told
+    alpha: np.ndarray  # [E] the noise level of x there: x = alpha * x0 + sigma * eps
+    sigma: np.ndarray  # [E]
     c_in: np.ndarray  # [E]
     p: np.ndarray  # [E]
     q: np.ndarray  # [E]
@@ -47,7 +52,7 @@ class Table:
     threshold: Threshold | None = None
 
     def __post_init__(self) -> None:
-        for name in ("t", "c_in", "p", "q", "px0", "qx0", "W"):
+        for name in COLUMNS:
             column = getattr(self, name)
             bad = ~np.isfinite(column.reshape(self.evals, -1)).all(axis=1)
             if bad.any():
@@ -71,6 +76,12 @@ class Table:
     def noisy(self) -> np.ndarray:  # [E] bool
         """Which evaluations consume fresh noise."""
         return np.any(self.W[:, :, -1], axis=1)
+
+    def after(self, skip: int) -> "Table":
+        """Its rows from step `skip` on; what earlier steps would have remembered is zero."""
+        kept = self.step_of >= skip
+        rows = {name: getattr(self, name)[kept] for name in COLUMNS}
+        return replace(self, **rows, step_of=self.step_of[kept] - skip)
 
     def __str__(self) -> str:
         terms = (*self.slots, "y", "m", "z")
@@ -111,11 +122,11 @@ class Rows:
 
     def add(self, step: int, at: Node, y: np.ndarray, x0: np.ndarray, then: Sequence[np.ndarray]) -> None:
         """One evaluation at a node: y and x0 as forms in x and m, then the next value of every slot."""
-        self._rows.append((step, at.t, at.c_in, y[0], y[-2], x0[0], x0[-2], np.stack(then)))
+        self._rows.append((step, at.t, at.alpha, at.sigma, at.c_in, y[0], y[-2], x0[0], x0[-2], np.stack(then)))
 
     def table(self, grid: Grid, clip: float | None = None, threshold: Threshold | None = None) -> Table:
-        step, t, c_in, p, q, px0, qx0, w = (np.array(column) for column in zip(*self._rows, strict=True))
-        return Table(self.names, t, c_in, p, q, px0, qx0, w, step, grid.init_sigma, clip, threshold)
+        step, *columns = (np.array(column) for column in zip(*self._rows, strict=True))
+        return Table(self.names, *columns, step, grid.init_sigma, clip, threshold)
 
 
 # --- the NumPy interpreter -------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_noise_is_asked_for_only_where_it_is_used() -> None:
 
 def shaping_table(clip: float | None = None, threshold: Threshold | None = None) -> Table:
     one, nil, w = np.ones(1), np.zeros(1), np.array([[[0.0, 1.0, 0.0, 0.0]]])
-    return Table(("x",), nil, one, one, nil, one, nil, w, np.zeros(1, int), clip=clip, threshold=threshold)
+    return Table(("x",), nil, one, one, one, one, nil, one, nil, w, np.zeros(1, int), clip=clip, threshold=threshold)
 
 
 def test_clip_and_threshold_act_per_image() -> None:
@@ -135,7 +135,7 @@ def test_clip_and_threshold_act_per_image() -> None:
 def test_a_table_refuses_numbers_that_are_not_finite() -> None:
     one = np.ones(1)
     with pytest.raises(InvalidArgument, match="not finite"):
-        Table(("x",), one, one, np.array([np.inf]), one, one, one, np.zeros((1, 1, 4)), np.zeros(1, int))
+        Table(("x",), one, one, one, one, np.array([np.inf]), one, one, one, np.zeros((1, 1, 4)), np.zeros(1, int))
 
 
 @each
