@@ -32,16 +32,37 @@ class Step:
         return image.preview(self.denoised, *self.colours)
 
 
+def start(table: Table, noise: F32, image: F32 | None = None) -> F32:
+    """What a run starts from: unit noise alone, or the latents of an image with as much noise as its first row has.
+    All [B,C,h,w]."""
+    if image is None:
+        return noise * np.float32(table.init_sigma)
+    return noised(table, 0, image, noise)
+
+
+def noised(table: Table, row: int, image: F32, noise: F32) -> F32:
+    """alpha * image + sigma * noise at the noise level of a row's x. [B,C,h,w]"""
+    return np.float32(table.alpha[row]) * image + np.float32(table.sigma[row]) * noise
+
+
 def denoise(
-    table: Table, model: Model, x: F32, noise: Callable[[], F32], colours: Colours | None = None
+    table: Table,
+    model: Model,
+    x: F32,
+    noise: Callable[[], F32],
+    colours: Colours | None = None,
+    settle: Callable[[int, F32], F32] | None = None,
 ) -> Iterator[Step]:
-    """Yield after every step. x [B,C,h,w] is unit noise; `noise` draws fresh noise of the same shape."""
-    slots = init_slots(table, x * np.float32(table.init_sigma))
+    """Yield after every step. x [B,C,h,w] is what `start` gives; `noise` draws fresh noise of the same shape;
+    settle(i, x), where there is one, has the last word on x after evaluation i."""
+    slots = init_slots(table, x)
     ends = np.append(table.step_of[1:] != table.step_of[:-1], True)
     for i in range(table.evals):
         m = model(slots[0] * np.float32(table.c_in[i]), float(table.t[i]))
         if ends[i]:
             x0 = denoised(table, i, slots, m)
         slots = apply_row(table, i, slots, m, noise() if table.noisy[i] else None)
+        if settle is not None:
+            slots[0] = settle(i, slots[0])
         if ends[i]:
             yield Step(int(table.step_of[i]), table.steps, float(table.t[i]), slots[0].copy(), x0, colours)

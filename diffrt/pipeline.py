@@ -10,16 +10,23 @@ from diffrt import request
 from diffrt.bundle import Bundle
 from diffrt.components.denoiser import Denoiser
 from diffrt.components.text_encoder import TextEncoder
-from diffrt.components.vae import Decoder
+from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Step
-from diffrt.errors import BundleError, InvalidArgument
+from diffrt.errors import BundleError, InvalidArgument, nearest
 from diffrt.providers import provider as provider_of
 from diffrt.request import F32
 from diffrt.schedulers import Scheduler, from_config
 from diffrt.session import require
-from diffrt.tasks.text_to_image import Output, text_to_image
+from diffrt.tasks import TASKS
+from diffrt.tasks.shared import Output, Parts
 
 BUNDLES = {"emoji": Path(__file__).parent / "bundles" / "emoji"}  # shipped with the package
+MEMORY = ("keep", "low")
+NEEDS = {
+    "text_to_image": "a prompt alone",
+    "image_to_image": "an image and no mask_image",
+    "inpaint": "an image and a mask_image",
+}
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 
 
@@ -34,13 +41,16 @@ def find(model: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load(model: str | os.PathLike[str], *, provider: str = "cpu") -> "Pipeline":
+def load(model: str | os.PathLike[str], *, provider: str = "cpu", memory: str = "keep") -> "Pipeline":
     """A pipeline from the name of a bundle or the path of one.
+
+    memory is "keep", graphs stay open from call to call, or "low": each is freed when its part of a call is over,
+    so that a call never holds more than one and the next opens them again.
 
     Raises BundleError for a bundle that is missing or damaged, and for a raw checkpoint, which must be exported
     first; ProviderError for a provider that is unknown or not installed.
     """
-    return Pipeline(Bundle.open(find(model)), provider=provider)
+    return Pipeline(Bundle.open(find(model)), provider=provider, memory=memory)
 
 
 class Pipeline:
@@ -49,15 +59,24 @@ class Pipeline:
     `pipe.scheduler` may be replaced: by `diffrt.schedulers.LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
     """
 
-    def __init__(self, bundle: Bundle, *, provider: str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, *, provider: str = "cpu", memory: str = "keep") -> None:
+        if memory not in MEMORY:
+            raise InvalidArgument(f"unknown memory {memory!r}: {nearest(str(memory), MEMORY)}")
         self.bundle, self.provider = bundle, provider_of(provider)
         require(self.provider)
-        if "text_to_image" not in bundle.manifest.tasks:
+        if not set(TASKS) & set(bundle.manifest.tasks):
             raise BundleError(f"{bundle.root} is for {', '.join(bundle.manifest.tasks)}: pip install -U diffrt")
         self.scheduler = from_config(bundle.json(SCHEDULER_CONFIG), bundle.manifest.defaults.scheduler)
-        self._text_encoder = TextEncoder(bundle, self.provider)
-        self._denoiser = Denoiser(bundle, self.provider)
-        self._decoder = Decoder(bundle, self.provider)
+        preview = bundle.manifest.preview
+        self._parts = Parts(
+            text_encoder=TextEncoder(bundle, self.provider),
+            denoiser=Denoiser(bundle, self.provider),
+            encoder=Encoder(bundle, self.provider),
+            decoder=Decoder(bundle, self.provider),
+            colours=(preview["matrix"], preview["bias"]) if preview else None,
+            model=bundle.root.resolve().name,
+            keep=memory == "keep",
+        )
 
     @property
     def scheduler(self) -> Scheduler:
@@ -73,6 +92,9 @@ class Pipeline:
         self,
         prompt: str | Sequence[str] | None = None,
         *,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -90,6 +112,10 @@ class Pipeline:
         """Draw pictures. Argument names and meanings are those of diffusers; None is the bundle's own default.
 
         prompt                  a text or a list of them, or None where prompt_embeds [P,S,D] f32 are given
+        image                   a picture to start from, or one for each prompt: a path, a Pillow image or an array
+                                [H,W,3], u8 or f32 in [0,1]. Its size is the output's, down to a multiple of 8
+        mask_image              with an image: white is drawn anew, black stays; of the image's size
+        strength                with an image: the share of the steps that are run, from 0 to 1 (0.8; with a mask 1)
         negative_prompt         what to keep away from: one text for all prompts or one each; unused without guidance
         guidance_scale          1 or below: no guidance, and half the work
         num_images_per_prompt   pictures of one prompt lie side by side in the output
@@ -103,6 +129,9 @@ class Pipeline:
         """
         return self.stream(
             prompt,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
             negative_prompt=negative_prompt,
             height=height,
             width=width,
@@ -120,23 +149,16 @@ class Pipeline:
 
     def stream(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> "Stream":
         """The same call, step by step: iterate over the steps, then ask for .result(). To cancel, stop iterating."""
-        manifest = self.bundle.manifest
-        return Stream(
-            text_to_image(
-                request.check(manifest, prompt, **arguments),
-                self.scheduler,
-                self._text_encoder,
-                self._denoiser,
-                self._decoder,
-                (manifest.preview["matrix"], manifest.preview["bias"]) if manifest.preview else None,
-                self.bundle.root.resolve().name,
-            )
-        )
+        asked, tasks = request.check(self.bundle.manifest, prompt, **arguments), self.bundle.manifest.tasks
+        if asked.task not in tasks:
+            allowed = "; or ".join(NEEDS[task] for task in tasks if task in NEEDS)
+            raise InvalidArgument(f"{self.bundle.root} has no {asked.task.replace('_', '-')}: give it {allowed}")
+        return Stream(TASKS[asked.task](asked, self.scheduler, self._parts))
 
     def close(self) -> None:
         """Free the graphs; a later call opens them again."""
-        for component in (self._text_encoder, self._denoiser, self._decoder):
-            component.close()
+        for part in self._parts.all:
+            part.close()
 
 
 class Stream(Iterator[Step]):

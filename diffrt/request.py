@@ -13,8 +13,10 @@ from diffrt.errors import InvalidArgument, nearest
 from diffrt.guidance import is_guided
 from diffrt.manifest import Manifest
 from diffrt.noise import RNGS, resolve_seeds
+from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
 
 OUTPUT_TYPES = ("pil", "np", "latent")
+DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 F32 = NDArray[np.float32]
 
 
@@ -27,6 +29,9 @@ class Request:
     prompt_embeds: F32 | None  # [P,S,D]
     negative_prompt_embeds: F32 | None  # [P,S,D]
     latents: F32 | None  # [B,C,h,w] unit noise
+    image: F32 | None  # [1 or P,3,H,W] in [-1,1]: what to start from
+    mask: F32 | None  # [1 or P,1,H,W], 1 where to paint anew
+    strength: float  # share of the steps that are run, 0 to 1
     latent_shape: tuple[int, int, int]  # C,h,w
     height: int
     width: int
@@ -42,8 +47,13 @@ class Request:
     def guided(self) -> bool:
         return is_guided(self.guidance_scale)
 
+    @property
+    def task(self) -> str:
+        return "text_to_image" if self.image is None else "image_to_image" if self.mask is None else "inpaint"
+
     def parameters(self, scheduler: str, model: str) -> list[dict[str, Any]]:
         """What made each picture, as JSON values: [B]."""
+        extra = {} if self.image is None else {"task": self.task, "strength": self.strength}
         return [
             {
                 "prompt": self.prompts[i // self.num_images_per_prompt] if self.prompts else None,
@@ -57,6 +67,7 @@ class Request:
                 "height": self.height,
                 "width": self.width,
                 "model": model,
+                **extra,
             }
             for i, seed in enumerate(self.seeds)
         ]
@@ -66,6 +77,9 @@ def check(
     manifest: Manifest,
     prompt: str | Sequence[str] | None = None,
     *,
+    image: Any = None,
+    mask_image: Any = None,
+    strength: float | None = None,
     negative_prompt: str | Sequence[str] | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -95,6 +109,12 @@ def check(
                 + (f"prompt_embeds, {list(embeds.shape)}" if embeds is not None else f"{count} prompts")
             )
     images = _positive("num_images_per_prompt", num_images_per_prompt) * count
+    pictures, masked = _pictures(image, mask_image, strength, count)
+    if pictures:
+        own = common_size("image", pictures)
+        if masked:
+            check_same_size(own, common_size("mask_image", masked))
+        height, width = _floored(manifest, own, height, width)
     height, width = _size(manifest, height, width, latents)
     factor = manifest.latents["scale_factor"]
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
@@ -111,6 +131,9 @@ def check(
         negative_prompt_embeds=negative_embeds,
         latents=None if latents is None else _array("latents", latents, (images, *latent_shape)),
         latent_shape=latent_shape,
+        image=colours(pictures, height, width) if pictures else None,
+        mask=masks(masked, height, width) if masked else None,
+        strength=_share("strength", DEFAULT_STRENGTH[bool(masked)] if strength is None else strength),
         height=height,
         width=width,
         num_inference_steps=_positive("num_inference_steps", steps),
@@ -154,10 +177,46 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
+def _share(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not 0 <= number <= 1:
+        raise InvalidArgument(f"{name} is {value}: give a number from 0 (nothing changes) to 1 (all is drawn anew)")
+    return number
+
+
+def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[list[Any], list[Any]]:
+    """The pictures to start from and the masks: one for all prompts, or one each."""
+    if image is None:
+        for name, value in (("mask_image", mask_image), ("strength", strength)):
+            if value is not None:
+                raise InvalidArgument(f"{name} is given without an image: give both")
+        return [], []
+    pictures, masked = as_list(image), [] if mask_image is None else as_list(mask_image)
+    for name, given in (("image", pictures), ("mask_image", masked)):
+        if given and len(given) not in (1, count):
+            raise InvalidArgument(f"{name}: {len(given)} pictures for {count} prompts: give one, or one each")
+    return pictures, masked
+
+
+def _floored(
+    manifest: Manifest, own: tuple[int, int], height: int | None, width: int | None
+) -> tuple[int | None, int | None]:
+    """A picture's own height and width where none are asked for, down to what the model can draw."""
+    multiple = _multiple(manifest)
+    if min(own) < multiple:
+        raise InvalidArgument(f"image has {own[0]}x{own[1]} pixels (HxW): at least {multiple}x{multiple} are needed")
+    floored = [size - size % multiple for size in own]
+    return floored[0] if height is None else height, floored[1] if width is None else width
+
+
+def _multiple(manifest: Manifest) -> int:
+    return math.lcm(8, manifest.latents["scale_factor"])
+
+
 def _size(manifest: Manifest, height: Any, width: Any, latents: Any) -> tuple[int, int]:
     """Height and width in pixels: as given, else those of the latents, else the model's own."""
     factor = manifest.latents["scale_factor"]
-    multiple = math.lcm(8, factor)
+    multiple = _multiple(manifest)
     inferred = [n * factor for n in np.shape(latents)[2:]] if np.ndim(latents) == 4 else None
     sizes = []
     for name, value, other in zip(

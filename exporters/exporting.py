@@ -98,7 +98,7 @@ def export(
         manifest = Manifest(
             generator=f"diffrt {__version__}",
             family=checkpoint.family.name,
-            tasks=checkpoint.family.tasks,
+            tasks=checkpoint.family.tasks(checkpoint.configs),
             defaults=settings,
             latents=latents,
             tokenizer=tokenizer,

@@ -53,7 +53,7 @@ class Family:
     """A pipeline class: which parts it needs, which it can go without, and how to declare its components."""
 
     name: str
-    tasks: tuple[str, ...]
+    tasks: Callable[[Mapping[str, Config]], tuple[str, ...]]
     parts: Mapping[str, tuple[str, ...]]  # folder -> model classes it may hold
     skipped: tuple[str, ...]  # parts that are reported and left behind
     components: Callable[[Mapping[str, Config]], tuple[Component, ...]]  # from the config of each part

@@ -10,7 +10,9 @@ from diffrt.providers import Provider
 
 class Denoiser:
     def __init__(self, bundle: Bundle, provider: Provider) -> None:
-        self._factor = bundle.manifest.latents["scale_factor"]
+        self.factor = bundle.manifest.latents["scale_factor"]
+        sample = next(spec for spec in bundle.component("unet").inputs if spec.name == "sample")
+        self.channels = int(sample.shape[1])  # more than the latents' where it is told of a picture beside them
         self._graph = Graph(bundle, "unet", provider, "out_sample", every_step=True)
 
     def __call__(
@@ -19,7 +21,7 @@ class Denoiser:
         """x is already scaled by the scheduler; t is the training time, not necessarily whole."""
         feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), "encoder_hidden_states": embeds}
         height, width = x.shape[2:]
-        return self._graph.run(feeds, (height * self._factor, width * self._factor))
+        return self._graph.run(feeds, (height * self.factor, width * self.factor))
 
     def close(self) -> None:
         self._graph.close()

@@ -10,7 +10,7 @@ from diffrt.bundle import Bundle
 from diffrt.errors import BundleError
 from diffrt.manifest import Variant
 from diffrt.providers import Provider
-from diffrt.session import Session
+from diffrt.session import Arrays, Session
 
 
 class Graph:
@@ -30,13 +30,17 @@ class Graph:
         self._open: tuple[Variant, Session] | None = None
 
     def run(self, feeds: Mapping[str, NDArray[Any]], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """The one output: see run_all."""
+        return self.run_all(feeds, size)[self._output]
+
+    def run_all(self, feeds: Mapping[str, NDArray[Any]], size: tuple[int, int] | None = None) -> Arrays:
         """`size` is the picture's (height, width) in pixels, for components that have graphs of a fixed size."""
         variant = self._bundle.variant(self._component, self._provider.attention, size)
         if self._open is None or self._open[0] != variant:
             self.close()  # first, so that memory never holds two
             graph = self._bundle.path(variant.file)
             self._open = variant, Session(graph, self._provider, self._component, variant.precision, arena=self._arena)
-        return self._open[1].run(feeds)[self._output]
+        return self._open[1].run(feeds)
 
     def close(self) -> None:
         """Free the session; the next run opens it again."""

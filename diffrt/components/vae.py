@@ -1,4 +1,4 @@
-"""The autoencoder: latents to pictures, one at a time, so that memory is that of one."""
+"""The autoencoder: pictures to latents and back, one at a time, so that memory is that of one."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,19 @@ from diffrt.components.graph import Graph
 from diffrt.providers import Provider
 
 F32 = NDArray[np.float32]
+
+
+class Encoder:
+    def __init__(self, bundle: Bundle, provider: Provider) -> None:
+        self._graph = Graph(bundle, "vae_encoder", provider, "mean")
+
+    def __call__(self, pictures: F32) -> tuple[F32, F32]:  # [B,3,H,W] in [-1,1] -> [B,C,h,w] twice
+        """Mean and standard deviation of the posterior, shifted and scaled as the denoiser takes them."""
+        parts = [self._graph.run_all({"sample": one[None]}, one.shape[1:]) for one in pictures]
+        return np.concatenate([part["mean"] for part in parts]), np.concatenate([part["std"] for part in parts])
+
+    def close(self) -> None:
+        self._graph.close()
 
 
 class Decoder:

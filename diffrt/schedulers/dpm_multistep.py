@@ -112,7 +112,7 @@ class DPMSolverMultistepScheduler(DiscreteTime):
         return rows.table(grid, threshold=threshold if self.thresholding else None)
 
     def _order(self, k: int, n: int, whole: int) -> int:
-        """Limited by what is remembered, and near the end where the whole run is short. No order but 1 can step to zero noise."""
+        """Limited by what is remembered, and near the end where the whole run is short. Only order 1 steps to zero."""
         short = self.lower_order_final and whole < 15
         if k == n - 1 and (short or self.euler_at_final or self.final_sigmas_type == "zero"):
             return 1

@@ -126,7 +126,8 @@ class Rows:
 
     def table(self, grid: Grid, clip: float | None = None, threshold: Threshold | None = None) -> Table:
         step, *columns = (np.array(column) for column in zip(*self._rows, strict=True))
-        return Table(self.names, *columns, step, grid.init_sigma, clip, threshold)
+        rows = dict(zip(COLUMNS, columns, strict=True))
+        return Table(self.names, **rows, step_of=step, init_sigma=grid.init_sigma, clip=clip, threshold=threshold)
 
 
 # --- the NumPy interpreter -------------------------------------------------------------------------------

@@ -1,1 +1,7 @@
-"""One generator function per task: the whole story on a page."""
+"""One file per task: one generator function each. A task is chosen by what a call gives."""
+
+from diffrt.tasks.image_to_image import image_to_image
+from diffrt.tasks.inpaint import inpaint
+from diffrt.tasks.text_to_image import text_to_image
+
+TASKS = {"text_to_image": text_to_image, "image_to_image": image_to_image, "inpaint": inpaint}

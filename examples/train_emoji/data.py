@@ -57,7 +57,28 @@ ALIASES = {
 }  # fmt: skip
 WEIGHT = {"Smileys & Emotion": 1.0, "Animals & Nature": 1.5, "Food & Drink": 1.5, "Travel & Places": 1.0,
           "Activities": 1.0, "Objects": 1.0, "People & Body": 0.2, "Symbols": 0.2, "Flags": 0.4}  # fmt: skip
-COMMON = 2.5  # extra weight of what people ask for first: names of one word, or with an everyday alias
+COMMON = 2.5  # extra weight of names of one word, or with an everyday alias
+EVERYDAY = 3.0  # and of what people ask for first
+EVERYDAY_NAMES = frozenset(
+    """
+red apple|green apple|banana|strawberry|pizza|hamburger|birthday cake|soft ice cream|hot beverage|cherries|grapes|
+watermelon|lemon|tangerine|pineapple|peach|pear|avocado|carrot|tomato|broccoli|mushroom|bread|cheese wedge|doughnut|
+cookie|french fries|hot dog|taco|sushi|egg|lollipop|cupcake|wine glass|beer mug|teapot|
+cat|cat face|dog|dog face|octopus|frog|elephant|penguin|butterfly|tropical fish|fish|lion|panda|rabbit|rabbit face|
+honeybee|tiger|tiger face|horse|horse face|unicorn|cow|pig|pig face|mouse face|monkey face|bear|fox|wolf|koala|chicken|
+bird|owl|duck|eagle|parrot|turtle|snake|dragon|whale|dolphin|shark|crab|snail|lady beetle|spider|giraffe|zebra|
+sunflower|rose|tulip|cherry blossom|deciduous tree|evergreen tree|palm tree|cactus|four leaf clover|maple leaf|
+automobile|rocket|airplane|sailboat|train|locomotive|house|bicycle|castle|bus|ambulance|fire engine|police car|tractor|
+motorcycle|delivery truck|helicopter|ship|anchor|tent|bridge at night|church|school|
+guitar|balloon|umbrella|soccer ball|basketball|trophy|drum|violin|trumpet|key|light bulb|candle|camera|
+television|laptop|mobile phone|alarm clock|hourglass not done|books|open book|pencil|scissors|hammer|magnet|backpack|
+t-shirt|jeans|dress|running shoe|crown|top hat|glasses|sunglasses|wrapped gift|teddy bear|gem stone|money bag|chair|
+bed|couch and lamp|door|toilet|telescope|microscope|robot|alien|ghost|skull|pile of poo|clown face|
+sun|sun with face|crescent moon|full moon|star|cloud|rainbow|snowflake|snowman|fire|high voltage|water wave|
+red heart|broken heart|smiling face with sunglasses|grinning face|smiling face with heart-eyes|face with tears of joy|
+crying face|angry face|thinking face|sleeping face|christmas tree|jack-o-lantern|fireworks|party popper
+""".replace("\n", "").split("|")
+)
 DROP = re.compile(
     r"button|keycap|arrow|o’clock|-thirty|^(man|woman|men|women)\b.|[:,] (man|woman|men|women)|family|"
     r"^couple|^kiss:|holding hands|"
@@ -227,6 +248,8 @@ def describe(info: dict[str, str], tags: list[str], rgba: np.ndarray, names: dic
     weight = WEIGHT[info["group"]]
     if weight >= 1 and (aliases or " " not in base.removesuffix(" face")):
         weight *= COMMON
+    if name in EVERYDAY_NAMES:
+        weight *= EVERYDAY
     hue, share = dominant(rgba)
     shapes = re.search(r"circle|square|diamond|heart", name)
     paintable = (info["group"] not in ("People & Body", "Flags", "Symbols") or shapes) and (hue is None or share > 0.3)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 def orthogonalise(g: Tensor) -> Tensor:
     """[m,n] -> roughly the nearest semi-orthogonal matrix, by five quintic Newton-Schulz steps."""
-    x = g.bfloat16()
+    x = g.bfloat16() if g.is_cuda else g
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
     x = x / (x.norm() + 1e-7)

@@ -51,7 +51,7 @@ INDEX = {
     "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
 }  # fmt: skip
-BATCH, RATE, PAINTED, GAMMA = 96, 1.5e-3, 0.3, 5.0
+BATCH, RATE, PAINTED, GAMMA = 64, 1.2e-3, 0.3, 5.0
 
 
 class Model(nn.Module):

@@ -53,10 +53,10 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
             f"unet/ and text_encoder/ belong to different models"
         )
     channels, longest = vae["latent_channels"], text["max_position_embeddings"]
-    if unet["in_channels"] != channels or unet["out_channels"] != channels:
+    if unet["in_channels"] not in (channels, 2 * channels + 1) or unet["out_channels"] != channels:
         raise CheckpointError(
             f"the UNet takes {unet['in_channels']} and gives {unet['out_channels']} channels, the autoencoder's "
-            f"latents have {channels}: only text-to-image checkpoints can be exported yet"
+            f"latents have {channels}: it must give as many, and take as many or, for inpainting, {2 * channels + 1}"
         )
     return (
         Component(
@@ -81,7 +81,7 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
             build=UNet2DConditionModel,
             call=predict,
             inputs=(
-                TensorSpec("sample", "float32", ("batch", channels, "h", "w")),
+                TensorSpec("sample", "float32", ("batch", unet["in_channels"], "h", "w")),
                 TensorSpec("timestep", "float32", ("batch",)),
                 TensorSpec("encoder_hidden_states", "float32", ("batch", "sequence", hidden)),
             ),
@@ -134,9 +134,15 @@ def latents(configs: Mapping[str, Config]) -> dict:
     return {"channels": configs["vae"]["latent_channels"], "scale_factor": scale_factor(configs["vae"])}
 
 
+def tasks(configs: Mapping[str, Config]) -> tuple[str, ...]:
+    """A UNet with channels for a mask and a masked picture can do nothing without them."""
+    told = configs["unet"]["in_channels"] > configs["vae"]["latent_channels"]
+    return ("inpaint",) if told else ("text_to_image", "image_to_image", "inpaint")
+
+
 STABLE_DIFFUSION = Family(
     name="stable-diffusion",
-    tasks=("text_to_image",),
+    tasks=tasks,
     parts={"text_encoder": ("CLIPTextModel",), "unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",)},
     skipped=("safety_checker", "feature_extractor", "image_encoder"),
     components=components,

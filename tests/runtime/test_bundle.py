@@ -185,6 +185,6 @@ def test_missing_components_and_outputs(copy):
     edit(copy, lambda record: record["components"].pop("unet"))
     with pytest.raises(BundleError, match="has no unet"):
         diffrt.load(copy)
-    edit(copy, lambda record: record.update(tasks=["inpaint"]))
-    with pytest.raises(BundleError, match="is for inpaint"):
+    edit(copy, lambda record: record.update(tasks=["text_to_music"]))
+    with pytest.raises(BundleError, match="is for text_to_music"):
         diffrt.load(copy)

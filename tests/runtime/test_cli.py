@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -155,8 +156,10 @@ def test_interrupting(sd1_bundle, tmp_path):
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err.strip()) == (130, "", "diffrt: stopped")
-    assert os.listdir(tmp_path) == []
+    assert (process.returncode, err.strip()) == (130, "diffrt: stopped")
+    finished = [Path(line.partition("  seed ")[0]) for line in out.splitlines()]  # a fast machine may get that far
+    assert sorted(tmp_path.iterdir()) == sorted(finished)
+    assert len(finished) < 50
 
 
 def test_damaged_bundles(capsys, sd1_bundle, tmp_path):

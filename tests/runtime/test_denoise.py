@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffrt.denoise import denoise
+from diffrt.denoise import denoise, start
 from diffrt.errors import BundleError, InvalidArgument
 from diffrt.guidance import guide, is_guided
 from diffrt.schedulers import SCHEDULERS, DDIMScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
@@ -26,7 +26,8 @@ def fresh(seed=1):
 def test_equals_the_stepping_shell(name):
     """The shell is what users' own loops run; it is compared with diffusers' classes elsewhere."""
     scheduler = SCHEDULERS[name].from_config(SD)
-    *_, last = denoise(scheduler.table(6), model, X, fresh())
+    table = scheduler.table(6)
+    *_, last = denoise(table, model, start(table, X), fresh())
     stepper, noise = scheduler.stepper(6), fresh()
     x = X * np.float32(stepper.init_noise_sigma)
     for i, t in enumerate(stepper.timesteps):
@@ -37,7 +38,8 @@ def test_equals_the_stepping_shell(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_is_an_inference_step(name):
-    steps = list(denoise(SCHEDULERS[name].from_config(SD).table(9), model, X, fresh()))
+    table = SCHEDULERS[name].from_config(SD).table(9)
+    steps = list(denoise(table, model, start(table, X), fresh()))
     assert [s.index for s in steps] == list(range(9))
     assert all(s.total == 9 and s.latents.shape == s.denoised.shape == X.shape for s in steps)
     assert all(s.latents.dtype == s.denoised.dtype == np.float32 for s in steps)
@@ -63,7 +65,7 @@ def test_the_estimate_is_the_picture_a_perfect_model_has_in_mind(name):
         assert t == table.t[i]
         return (picture - np.float32(table.px0[i] / table.c_in[i]) * x) / np.float32(table.qx0[i])
 
-    for step in denoise(table, perfect, X, fresh()):
+    for step in denoise(table, perfect, start(table, X), fresh()):
         np.testing.assert_allclose(step.denoised, picture, atol=1e-4)
     assert next(evaluations) == table.evals
 

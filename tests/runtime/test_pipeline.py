@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import diffrt
+from diffrt.components.denoiser import Denoiser
 from diffrt.errors import BundleError, InvalidArgument, ProviderError
 from diffrt.schedulers import SCHEDULERS, DDIMScheduler, EulerAncestralDiscreteScheduler
 
@@ -141,10 +142,8 @@ def test_guidance_off_ignores_the_negative_prompt(pipe):
 def test_evaluations(pipe, monkeypatch):
     """Guided: one evaluation of twice the batch; unguided: one of the batch itself."""
     sizes = []
-    run = type(pipe._denoiser).__call__
-    monkeypatch.setattr(
-        type(pipe._denoiser), "__call__", lambda self, x, t, e: sizes.append(len(x)) or run(self, x, t, e)
-    )
+    run = Denoiser.__call__
+    monkeypatch.setattr(Denoiser, "__call__", lambda self, x, t, e: sizes.append(len(x)) or run(self, x, t, e))
     pipe.scheduler, own = DDIMScheduler.from_config(pipe.scheduler.config), pipe.scheduler
     pipe("a", num_inference_steps=3, guidance_scale=2.0)
     pipe("a", num_inference_steps=3, guidance_scale=1.0)

@@ -1,0 +1,34 @@
+"""Image to image: a picture is noised part of the way, and the run goes on from there (Meng et al. 2021, SDEdit,
+arXiv:2108.01073, algorithm 1)."""
+
+from collections.abc import Generator
+
+from diffrt import noise
+from diffrt.denoise import Step, denoise, start
+from diffrt.guidance import guide
+from diffrt.request import Request
+from diffrt.schedulers import Scheduler
+from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, partial_table
+
+
+def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
+    """Yield every step, return the output. With a strength that leaves no step, the picture goes through the
+    autoencoder alone."""
+    table = partial_table(scheduler, request)
+    words = encode_words(request, parts)
+
+    assert request.image is not None
+    streams = noise.generators(request.seeds, request.rng)
+    latents = encode_pictures(request.image, request, parts, streams)
+    parts.done(parts.encoder)
+
+    if table is not None:
+        z = request.latents
+        if z is None:
+            z = noise.randn(streams, request.latent_shape)
+        model = guide(parts.denoiser, *words.each(request.num_images_per_prompt), request.guidance_scale)
+        x = start(table, z, latents)
+        for step in denoise(table, model, x, lambda: noise.randn(streams, request.latent_shape), parts.colours):
+            yield step
+        latents = step.latents
+    return finish(request, parts, scheduler, words, latents)

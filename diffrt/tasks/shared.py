@@ -1,0 +1,122 @@
+"""What every task has in common: the parts of a model, the words at its start and the pictures at its end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from diffrt import image, noise
+from diffrt.components.denoiser import Denoiser
+from diffrt.components.text_encoder import TextEncoder
+from diffrt.components.vae import Decoder, Encoder
+from diffrt.denoise import Colours
+from diffrt.request import F32, Request
+from diffrt.schedulers import Scheduler, Table
+
+
+class Part(Protocol):
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The components of a model. `model` is the name written into the parameters."""
+
+    text_encoder: TextEncoder
+    denoiser: Denoiser
+    encoder: Encoder
+    decoder: Decoder
+    colours: Colours | None
+    model: str
+    keep: bool  # graphs stay open between calls
+
+    @property
+    def all(self) -> tuple[Part, ...]:
+        return self.text_encoder, self.encoder, self.denoiser, self.decoder
+
+    def done(self, part: Part) -> None:
+        """Its work in this call is over: where memory is short, free it."""
+        if not self.keep:
+            part.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """B pictures and all that can be passed into another call."""
+
+    images: list[Image] | NDArray[np.float32]  # [B] PIL; [B,H,W,3] f32 in [0,1]; or the latents [B,C,h,w] f32
+    latents: F32  # [B,C,h,w] as they were decoded
+    prompt_embeds: F32  # [P,S,D]
+    negative_prompt_embeds: F32 | None  # [P,S,D]; None without guidance
+    seeds: list[int]  # [B]
+    parameters: list[dict[str, Any]]  # [B] what made each picture, as JSON values
+    truncated: list[str]  # per prompt and negative prompt that was too long, the end that was cut off
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """What the prompts say, in numbers."""
+
+    embeds: F32  # [P,S,D]
+    negative: F32 | None  # [P,S,D]; None without guidance
+    truncated: list[str]
+
+    def each(self, count: int) -> tuple[F32, F32 | None]:
+        """For each picture: those of a prompt lie side by side. [P,S,D] -> [B,S,D]"""
+        return self.embeds.repeat(count, axis=0), None if self.negative is None else self.negative.repeat(count, axis=0)
+
+
+def encode_words(request: Request, parts: Parts) -> Words:
+    truncated: list[str] = []
+    embeds, negative = request.prompt_embeds, request.negative_prompt_embeds
+    if embeds is None:
+        embeds, cut = parts.text_encoder(request.prompts or ())
+        truncated += filter(None, cut)
+    if not request.guided:
+        negative = None
+    elif negative is None:
+        negative, cut = parts.text_encoder(request.negative_prompts)
+        truncated += filter(None, cut)
+    parts.done(parts.text_encoder)
+    return Words(embeds, negative, truncated)
+
+
+def encode_pictures(pictures: F32, request: Request, parts: Parts, streams: Sequence[noise.Stream]) -> F32:
+    """A draw from each picture's posterior: [1 or P,3,H,W] in [-1,1] -> [B,C,h,w]."""
+    mean, std = parts.encoder(pictures)
+    count = len(streams) // len(pictures)
+    return mean.repeat(count, axis=0) + std.repeat(count, axis=0) * noise.randn(streams, request.latent_shape)
+
+
+def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
+    """The last strength * steps of the run, rounded down; None where that is none."""
+    skip = request.num_inference_steps - int(request.num_inference_steps * request.strength)
+    if skip == request.num_inference_steps:
+        return None
+    return scheduler.table(request.num_inference_steps, eta=request.eta, skip=skip)
+
+
+def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, latents: F32) -> Output:
+    parts.done(parts.denoiser)
+    images: Any = latents
+    if request.output_type != "latent":
+        decoded = parts.decoder(latents)
+        images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
+        parts.done(parts.decoder)
+    return Output(
+        images=images,
+        latents=latents,
+        prompt_embeds=words.embeds,
+        negative_prompt_embeds=words.negative,
+        seeds=list(request.seeds),
+        parameters=request.parameters(type(scheduler).__name__, parts.model),
+        truncated=words.truncated,
+    )
+
+
+def _unit(decoded: F32) -> F32:
+    """[B,3,H,W] in [-1,1] -> [B,H,W,3] in [0,1]."""
+    return np.clip(decoded * np.float32(0.5) + np.float32(0.5), 0, 1).transpose(0, 2, 3, 1)
