@@ -1,35 +1,73 @@
-"""Session-wide fixtures: tiny checkpoints and the bundles exported from them, made once, to be read and not written."""
+"""Session-wide fixtures: tiny checkpoints and the bundles exported from them, made once, to be read and not written.
 
+Tracing takes most of a test run. Where DIFFRT_TEST_CACHE names a folder, they are kept there from run to run, apart for
+each state of the code that makes them.
+"""
+
+import hashlib
 import os
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before diffusers or transformers are imported
 
 import pytest
+import torch
 
 from .checkpoints import write_checkpoint
 
-
-@pytest.fixture(scope="session")
-def sd1_checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("sd1") / "checkpoint", "sd1", "2022")
+REPOSITORY = Path(__file__).parents[1]
+MAKERS = ("exporters/**/*.py", "diffrt/manifest.py", "diffrt/strict.py", "tests/checkpoints.py", "tests/conftest.py")
 
 
-@pytest.fixture(scope="session")
-def sd2_checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("sd2") / "checkpoint", "sd2", "2026")
+def state_of_the_code() -> str:
+    digest = hashlib.sha256(torch.__version__.encode())
+    for file in sorted(file for pattern in MAKERS for file in REPOSITORY.glob(pattern)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
-def exported(checkpoint):
+def made(kind: str, form: str, where: Path) -> Path:
+    """A folder that holds `checkpoint` and, exported from it, `bundle`."""
     import exporters
 
-    return exporters.export(checkpoint, checkpoint.with_name("bundle"), verify=False)
+    cache = os.environ.get("DIFFRT_TEST_CACHE")
+    kept = Path(cache or where) / f"{kind}-{form}-{state_of_the_code()}"
+    if not kept.exists():
+        fresh = kept.with_name(f"{kept.name}.{os.getpid()}")
+        exporters.export(write_checkpoint(fresh / "checkpoint", kind, form), fresh / "bundle", verify=False)
+        try:
+            fresh.rename(kept)
+        except OSError:  # another run was faster
+            shutil.rmtree(fresh)
+    return kept
 
 
 @pytest.fixture(scope="session")
-def sd1_bundle(sd1_checkpoint):
-    return exported(sd1_checkpoint)
+def sd1_folder(tmp_path_factory):
+    return made("sd1", "2022", tmp_path_factory.mktemp("sd1"))
 
 
 @pytest.fixture(scope="session")
-def sd2_bundle(sd2_checkpoint):
-    return exported(sd2_checkpoint)
+def sd2_folder(tmp_path_factory):
+    return made("sd2", "2026", tmp_path_factory.mktemp("sd2"))
+
+
+@pytest.fixture(scope="session")
+def sd1_checkpoint(sd1_folder):
+    return sd1_folder / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def sd2_checkpoint(sd2_folder):
+    return sd2_folder / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def sd1_bundle(sd1_folder):
+    return sd1_folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def sd2_bundle(sd2_folder):
+    return sd2_folder / "bundle"
