@@ -1,9 +1,9 @@
 """Tiny random Stable Diffusion checkpoints, written by diffusers and transformers themselves.
 
 ``sd1`` and ``sd2`` cover what the two generations differ in (1x1 convolutions or linear projections, one or a list of
-head counts, epsilon or v-prediction, pad token); ``form`` is the folder layout: "2026" as diffusers 0.42 and
-transformers 5 write it, "2022" as the world's Stable Diffusion folders are (text_model. prefix, vocab.json and
-merges.txt, the autoencoder's old attention names).
+head counts, epsilon or v-prediction, pad token), ``inpaint`` is a UNet of nine channels; ``form`` is the folder
+layout: "2026" as diffusers 0.42 and transformers 5 write it, "2022" as the world's Stable Diffusion folders are
+(text_model. prefix, vocab.json and merges.txt, the autoencoder's old attention names).
 """
 
 import json
@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     PNDMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -38,6 +39,12 @@ UNETS = {
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "cross_attention_dim": 32, "attention_head_dim": [5, 9], "use_linear_projection": True,
         "upcast_attention": True,
+    },
+    "inpaint": {
+        "sample_size": 8, "in_channels": 9, "block_out_channels": (16, 32), "norm_num_groups": 4, "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 32, "attention_head_dim": 4,
     },
 }  # fmt: skip
 
@@ -99,7 +106,8 @@ def write_checkpoint(folder: Path, kind: str = "sd1", form: str = "2022", seed: 
         | {"prediction_type": "v_prediction" if v_prediction else "epsilon"}
         | ({} if v_prediction else {"skip_prk_steps": True})
     )
-    pipe = StableDiffusionPipeline(
+    pipeline = StableDiffusionInpaintPipeline if kind == "inpaint" else StableDiffusionPipeline
+    pipe = pipeline(
         vae=AutoencoderKL(**VAE).eval(),
         text_encoder=text.eval(),
         tokenizer=CLIPTokenizer.from_pretrained(old),

@@ -54,6 +54,11 @@ def sd2_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def inpaint_folder(tmp_path_factory):
+    return made("inpaint", "2026", tmp_path_factory.mktemp("inpaint"))
+
+
+@pytest.fixture(scope="session")
 def sd1_checkpoint(sd1_folder):
     return sd1_folder / "checkpoint"
 

@@ -3,4 +3,8 @@
 from ..spec import Family
 from .stable_diffusion import STABLE_DIFFUSION
 
-FAMILIES: dict[str, Family] = {"StableDiffusionPipeline": STABLE_DIFFUSION}
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": STABLE_DIFFUSION,
+    "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
+    "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
+}
