@@ -42,8 +42,8 @@ class Bundle:
                 if name.endswith(WEIGHTS):
                     headers[name] = read_header(root / name)
             for component in bundle.manifest.components.values():
-                for variant in component.variants:
-                    _check_graph(root, variant.file, headers)
+                for graph in component.graphs:
+                    _check_graph(root, graph, headers)
         except (HeaderError, OnnxFileError) as error:
             raise BundleError(str(error)) from None
         return bundle

@@ -44,11 +44,29 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """Half of an autoencoder as two graphs, for pictures too large for one: what runs whole, and what runs in tiles."""
+
+    whole: str
+    tiled: str
+    precision: str
+    halo: int  # latent pixels around a tile that it depends on
+    norms: int  # group norms in the tiled graph
+    groups: int  # of each
+
+
+@dataclass(frozen=True)
 class ComponentSpec:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     variants: tuple[Variant, ...]
+    tiling: Tiling | None = None
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Every graph file."""
+        return (*(v.file for v in self.variants), *((self.tiling.whole, self.tiling.tiled) if self.tiling else ()))
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,8 @@ class Manifest:
         }
         for component in record["components"].values():
             del component["name"]
+            if component["tiling"] is None:
+                del component["tiling"]
         return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @staticmethod
@@ -111,7 +131,7 @@ class Manifest:
 
 def _consistent(manifest: Manifest) -> Manifest:
     """What ties the parts of a manifest together."""
-    named = {v.file: f"components.{c.name}" for c in manifest.components.values() for v in c.variants}
+    named = {file: f"components.{c.name}" for c in manifest.components.values() for file in c.graphs}
     for path, where in named.items() if manifest.probe is None else (*named.items(), (manifest.probe, "probe")):
         if path not in manifest.files:
             raise Misfit(f"{where} names {path!r}, which is not among its files")
@@ -141,12 +161,26 @@ _variant = record(
     attention=strict.text,
     static=optional(matching("[1-9][0-9]{0,5}x[1-9][0-9]{0,5}", "a size such as 512x512, or null")),
 )
+_tiling = record(
+    Tiling,
+    whole=strict.inner_path,
+    tiled=strict.inner_path,
+    precision=strict.text,
+    halo=whole(0, 256),
+    norms=whole(1, 4096),
+    groups=whole(1, 4096),
+)
 
 
 def _component(name: str, value: Any, where: str) -> ComponentSpec:
     fields = record(
-        dict, inputs=list_of(_tensor, 1), outputs=list_of(_tensor, 1), variants=list_of(_variant, 1)
-    )(value, where)  # fmt: skip
+        dict,
+        spare=("tiling",),
+        inputs=list_of(_tensor, 1),
+        outputs=list_of(_tensor, 1),
+        variants=list_of(_variant, 1),
+        tiling=optional(_tiling),
+    )(value, where)
     return ComponentSpec(name, **fields)
 
 

@@ -21,7 +21,7 @@ from diffrt.tasks import TASKS
 from diffrt.tasks.shared import Output, Parts
 
 BUNDLES = {"emoji": Path(__file__).parent / "bundles" / "emoji"}  # shipped with the package
-MEMORY = ("keep", "low")
+MEMORY = {"keep": 128 * 128, "low": 64 * 64}  # and the latent pixels above which the autoencoder works in tiles
 NEEDS = {
     "text_to_image": "a prompt alone",
     "image_to_image": "an image and no mask_image",
@@ -71,8 +71,8 @@ class Pipeline:
         self._parts = Parts(
             text_encoder=TextEncoder(bundle, self.provider),
             denoiser=Denoiser(bundle, self.provider),
-            encoder=Encoder(bundle, self.provider),
-            decoder=Decoder(bundle, self.provider),
+            encoder=Encoder(bundle, self.provider, MEMORY[memory]),
+            decoder=Decoder(bundle, self.provider, MEMORY[memory]),
             colours=(preview["matrix"], preview["bias"]) if preview else None,
             model=bundle.root.resolve().name,
             keep=memory == "keep",

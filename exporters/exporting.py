@@ -17,14 +17,15 @@ import onnx_ir as ir
 from diffrt import __version__, schedulers
 from diffrt.components.tokenizer import END, Tokenizer
 from diffrt.errors import BundleError, CheckpointError, InvalidArgument, nearest
-from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Variant
+from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling, Variant
 
 from .checkpoint import Checkpoint, open_checkpoint, read_json
 from .files import Say, building, file_entries, link, publish
 from .lowering import CHOICES, lower
 from .models.config import fits, spelled
 from .spec import Component
-from .trace import check_fit, declare_shapes, trace
+from .tiles import cut
+from .trace import check_fit, declare_shapes, drop_inner_shapes, trace
 from .verify import certify, fit_preview
 from .weights import PRECISIONS, Weights, attach
 
@@ -88,12 +89,21 @@ def export(
         copy_parts(checkpoint, weights, folder, copy_weights, say)
         specs = {}
         for component in components:
-            variants = []
+            variants, tiling = [], None
             for size in (None, static) if static else (None,):
                 say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
                 part = weights[component.part]
-                variants += write_graphs(checkpoint, component, part, attention, size, factor, folder)
-            specs[component.name] = ComponentSpec(component.name, component.inputs, component.outputs, tuple(variants))
+                fixed = fixed_axes(component, size, factor)
+                if size and not fixed:
+                    continue  # it draws nothing: the graph of any size is that of this size too
+                traced = trace(component, checkpoint.configs[component.part], part, fixed)
+                attach(traced, part)
+                variants += write_graphs(traced, component, part.precision, attention, size, fixed, folder)
+                if component.tiled and not size:
+                    tiling = write_tiles(traced, component, part.precision, attention, folder)
+            specs[component.name] = ComponentSpec(
+                component.name, component.inputs, component.outputs, tuple(variants), tiling
+            )
         say("hashing")
         manifest = Manifest(
             generator=f"diffrt {__version__}",
@@ -154,20 +164,15 @@ def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: P
 
 
 def write_graphs(
-    checkpoint: Checkpoint,
+    traced: ir.Model,
     component: Component,
-    weights: Weights,
+    precision: str,
     attention: str,
     static: tuple[int, int] | None,
-    factor: int,
+    fixed: Mapping[str, int],
     folder: Path,
 ) -> list[Variant]:
-    """Trace a component once and write one graph for each form of attention that differs."""
-    fixed = fixed_axes(component, static, factor)
-    if static and not fixed:
-        return []
-    traced = trace(component, checkpoint.configs[component.part], weights, fixed)
-    attach(traced, weights)
+    """Write one graph for each form of attention that differs."""
     size = f"{static[0]}x{static[1]}" if static else None
     variants: list[Variant] = []
     for form in CHOICES[attention]:
@@ -177,15 +182,28 @@ def write_graphs(
         if any(v.attention == form for v in variants):
             continue
         declare_shapes(model, component, fixed)
-        marks = [
-            weights.precision if weights.precision != "fp32" else "",
-            form if form != "portable" else "",
-            size or "",
-        ]
+        drop_inner_shapes(model)
+        marks = [precision if precision != "fp32" else "", form if form != "portable" else "", size or ""]
         file = ".".join([component.graph, *filter(None, marks), "onnx"])
         ir.save(model, folder / component.part / file)
-        variants.append(Variant(f"{component.part}/{file}", weights.precision, form, size))
+        variants.append(Variant(f"{component.part}/{file}", precision, form, size))
     return variants
+
+
+def write_tiles(traced: ir.Model, component: Component, precision: str, attention: str, folder: Path) -> Tiling | None:
+    """Write the two graphs of an autoencoder's half that large pictures are made with."""
+    model = traced.clone()
+    declare_shapes(model, component, {})
+    parts = cut(model)
+    if parts is None:
+        return None
+    lower(parts.whole, CHOICES[attention][-1])
+    mark = f".{precision}" if precision != "fp32" else ""
+    files = {name: f"{component.part}/{component.graph}{mark}.{name}.onnx" for name in ("whole", "tiled")}
+    for name, part in (("whole", parts.whole), ("tiled", parts.tiled)):
+        drop_inner_shapes(part)
+        ir.save(part, folder / files[name])
+    return Tiling(**files, precision=precision, halo=parts.halo, norms=parts.norms, groups=parts.groups)
 
 
 def fixed_axes(component: Component, static: tuple[int, int] | None, factor: int) -> dict[str, int]:

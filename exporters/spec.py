@@ -31,6 +31,7 @@ class Component:
     axes: Mapping[str, int]
     tolerance: Mapping[str, float]  # precision -> largest relative L2 error against eager PyTorch
     high: int = 0  # integer inputs are drawn below this
+    tiled: bool = False  # half of an autoencoder, for which exporters/tiles.py makes graphs of tiles
 
     def example(self, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
         """Random inputs of the given axis sizes: unit normal floats, ids below ``high``; timesteps within 0..999."""

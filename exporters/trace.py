@@ -131,7 +131,7 @@ def name_boundary(model: ir.Model, component: Component, fixed: Mapping[str, int
 
 
 def declare_shapes(model: ir.Model, component: Component, fixed: Mapping[str, int]) -> None:
-    """Write the declared axis names on the boundary and drop every inner shape, which speaks of torch's symbols."""
+    """Write the declared axis names on the boundary."""
     for values, specs in ((model.graph.inputs, component.inputs), (model.graph.outputs, component.outputs)):
         for value, spec in zip(values, specs, strict=True):
             assert value.shape is not None
@@ -140,6 +140,10 @@ def declare_shapes(model: ir.Model, component: Component, fixed: Mapping[str, in
                 fixed.get(a, s if s is not None else a) if isinstance(a, str) else a
                 for a, s in zip(spec.shape, static, strict=True)
             )
+
+
+def drop_inner_shapes(model: ir.Model) -> None:
+    """Drop every shape but those of the boundary: they speak of torch's symbols."""
     for node in model.graph:
         node.metadata_props.clear()
         for output in node.outputs:

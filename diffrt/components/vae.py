@@ -1,37 +1,99 @@
-"""The autoencoder: pictures to latents and back, one at a time, so that memory is that of one."""
+"""The autoencoder: pictures to latents and back, one at a time, so that memory is that of one; a large one in tiles."""
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffrt.bundle import Bundle
+from diffrt.components import tiles
 from diffrt.components.graph import Graph
+from diffrt.manifest import Tiling
 from diffrt.providers import Provider
+from diffrt.session import Session
 
 F32 = NDArray[np.float32]
 
 
 class Encoder:
-    def __init__(self, bundle: Bundle, provider: Provider) -> None:
-        self._graph = Graph(bundle, "vae_encoder", provider, "mean")
+    def __init__(self, bundle: Bundle, provider: Provider, largest: int) -> None:
+        """Pictures of more than `largest` latent pixels are encoded in tiles."""
+        self._graph, self._largest = Graph(bundle, "vae_encoder", provider, "mean"), largest
+        self._halves = Halves.of(bundle, "vae_encoder", provider)
+        self._factor = bundle.manifest.latents["scale_factor"]
 
     def __call__(self, pictures: F32) -> tuple[F32, F32]:  # [B,3,H,W] in [-1,1] -> [B,C,h,w] twice
         """Mean and standard deviation of the posterior, shifted and scaled as the denoiser takes them."""
-        parts = [self._graph.run_all({"sample": one[None]}, one.shape[1:]) for one in pictures]
-        return np.concatenate([part["mean"] for part in parts]), np.concatenate([part["std"] for part in parts])
+        height, width = pictures.shape[2:]
+        if self._halves and height * width > self._largest * self._factor**2:
+            run = self._halves.encode
+        else:
+            run = self._encode
+        parts = [run(one[None]) for one in pictures]
+        mean, std = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return mean, std
+
+    def _encode(self, picture: F32) -> tuple[F32, F32]:
+        out = self._graph.run_all({"sample": picture}, picture.shape[2:])
+        return out["mean"], out["std"]
 
     def close(self) -> None:
         self._graph.close()
 
 
 class Decoder:
-    def __init__(self, bundle: Bundle, provider: Provider) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider, largest: int) -> None:
+        """More than `largest` latent pixels are decoded in tiles."""
+        self._graph, self._largest = Graph(bundle, "vae_decoder", provider, "sample"), largest
+        self._halves = Halves.of(bundle, "vae_decoder", provider)
         self._factor = bundle.manifest.latents["scale_factor"]
-        self._graph = Graph(bundle, "vae_decoder", provider, "sample")
 
     def __call__(self, latents: F32) -> F32:  # [B,C,h,w] -> [B,3,H,W], nominally in [-1,1]
         height, width = latents.shape[2:]
-        size = (height * self._factor, width * self._factor)
-        return np.concatenate([self._graph.run({"latent_sample": one[None]}, size) for one in latents])
+        run = self._halves.decode if self._halves and height * width > self._largest else self._decode
+        return np.concatenate([run(one[None]) for one in latents])
+
+    def _decode(self, latents: F32) -> F32:
+        height, width = latents.shape[2:]
+        return self._graph.run({"latent_sample": latents}, (height * self._factor, width * self._factor))
 
     def close(self) -> None:
         self._graph.close()
+
+
+class Halves:
+    """One half of an autoencoder as two graphs: the part that sees the whole picture, and the part made in tiles.
+
+    Each is open while it runs: memory never holds both.
+    """
+
+    def __init__(self, root: Path, component: str, provider: Provider, tiling: Tiling, factor: int) -> None:
+        self._root, self._component, self._provider = root, component, provider
+        self._tiling, self._factor = tiling, factor
+
+    @classmethod
+    def of(cls, bundle: Bundle, component: str, provider: Provider) -> "Halves | None":
+        """None where the bundle has no such graphs."""
+        tiling, factor = bundle.component(component).tiling, bundle.manifest.latents["scale_factor"]
+        return cls(bundle.root, component, provider, tiling, factor) if tiling else None
+
+    def decode(self, latents: F32) -> F32:  # [1,C,h,w] -> [1,3,H,W]
+        features = self._open(self._tiling.whole).run({"latent_sample": latents})["features"]
+        return self._in_tiles(features, "features", "sample", 1, self._factor)
+
+    def encode(self, picture: F32) -> tuple[F32, F32]:  # [1,3,H,W] -> [1,C,h,w] twice
+        features = self._in_tiles(picture, "sample", "features", self._factor, 1)
+        out = self._open(self._tiling.whole).run({"features": features})
+        return out["mean"], out["std"]
+
+    def _open(self, graph: str) -> Session:
+        return Session(self._root / graph, self._provider, self._component, self._tiling.precision, arena=False)
+
+    def _in_tiles(self, x: F32, name: str, output: str, scale_in: int, scale_out: int) -> F32:
+        session, tiling = self._open(self._tiling.tiled), self._tiling
+
+        def tiled(part: F32, norms: F32, fixed: F32, core: NDArray[np.int64]) -> tuple[F32, F32]:
+            out = session.run({name: part, "norms": norms, "fixed": fixed, "core": core})
+            return out[output], out["stats"]
+
+        return tiles.run(tiled, x, scale_in, scale_out, tiling.halo, (tiling.norms, 2, tiling.groups))

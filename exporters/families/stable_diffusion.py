@@ -99,6 +99,7 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
             outputs=tuple(TensorSpec(n, "float32", ("batch", channels, "h", "w")) for n in ("mean", "std")),
             axes={"batch": 2, "height": 9 * scale_factor(vae), "width": 11 * scale_factor(vae)},
             tolerance=TOLERANCE,
+            tiled=True,
         ),
         Component(
             name="vae_decoder",
@@ -110,6 +111,7 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
             outputs=(TensorSpec("sample", "float32", ("batch", 3, "height", "width")),),
             axes={"batch": 2, "h": 9, "w": 11},
             tolerance=TOLERANCE,
+            tiled=True,
         ),
     )
 
