@@ -52,14 +52,14 @@ def test_one_norm_by_hand(small_tiles):
 
 
 def test_decoding(bundle, small_tiles):
-    latents = uniform(2, 4, 33, 21) * np.float32(2)
+    latents = uniform(1, 4, 25, 14) * np.float32(2)
     whole, in_tiles = (Decoder(bundle, CPU, largest)(latents) for largest in (10**9, 100))
     assert whole.std() > 0.02
-    np.testing.assert_allclose(in_tiles, whole, atol=1e-3)
+    np.testing.assert_allclose(in_tiles, whole, atol=1 / 255)  # half a step of 255: these are in [-1,1]
 
 
 def test_encoding(bundle, small_tiles):
-    pictures = uniform(1, 3, 33 * 8, 21 * 8)
+    pictures = uniform(1, 3, 25 * 8, 14 * 8)
     whole, in_tiles = (Encoder(bundle, CPU, largest)(pictures) for largest in (10**9, 100))
     for got, expected in zip(in_tiles, whole, strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-3 * expected.std())
@@ -83,8 +83,8 @@ def test_the_surroundings_are_enough(bundle):
 def test_a_picture_of_a_pipeline_short_of_memory(sd1_bundle, monkeypatch):
     monkeypatch.setattr(tiles, "CORE", 8)
     monkeypatch.setitem(diffrt.pipeline.MEMORY, "low", 64)
-    arguments = {"height": 136, "width": 104, "num_inference_steps": 2, "seed": 5, "output_type": "np"}
-    image = uniform(136, 104, 3) / 2 + np.float32(0.5)
+    arguments = {"height": 104, "width": 72, "num_inference_steps": 2, "seed": 5, "output_type": "np"}
+    image = uniform(104, 72, 3) / 2 + np.float32(0.5)
     pipes = [diffrt.load(sd1_bundle, memory=memory) for memory in ("keep", "low")]
     for more in ({}, {"image": image, "strength": 0.6}):
         plain, low = (pipe("an apple", **arguments, **more).images for pipe in pipes)
