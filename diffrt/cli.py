@@ -62,6 +62,9 @@ def cli(context: click.Context) -> None:
 @click.argument("prompt")
 @click.option("--model", default="emoji", show_default=True, metavar="NAME|PATH", help="A bundle's name or folder.")
 @click.option("-o", "--output", default="out.png", show_default=True, metavar="FILE", help="PNG, JPEG or WebP.")
+@click.option("--image", metavar="FILE", help="A picture to start from; its size is the result's.")
+@click.option("--strength", type=float, help="With --image: how much to change it, 0 to 1.")
+@click.option("--mask", metavar="FILE", help="With --image: paint only where this picture is white.")
 @click.option("-n", "--count", default=1, show_default=True, help="How many: a.png becomes a-0.png, a-1.png ...")
 @click.option("--seed", type=int, help="Picture i is drawn from seed + i; without one, at random.")
 @click.option("--rng", default="torch-cpu", show_default=True, help="The noise; torch-cpu is that of diffusers.")
@@ -72,11 +75,15 @@ def cli(context: click.Context) -> None:
 @click.option("--width", type=int, help="In pixels, a multiple of 8.")
 @click.option("--scheduler", metavar="NAME", help="The sampler: see diffrt schedulers.")
 @click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="See diffrt providers.")
+@click.option("--memory", default="keep", show_default=True, metavar="keep|low", help="low: least memory, slower.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def generate(
     prompt: str,
     model: str,
     output: str,
+    image: str | None,
+    strength: float | None,
+    mask: str | None,
     count: int,
     seed: int | None,
     rng: str,
@@ -87,6 +94,7 @@ def generate(
     width: int | None,
     scheduler: str | None,
     provider: str,
+    memory: str,
     quiet: bool,
 ) -> None:
     """Draw pictures of PROMPT and write them, with all their parameters inside.
@@ -97,24 +105,30 @@ def generate(
     diffrt generate "a red apple" -o apple.png
     diffrt generate "a red apple" -n 4 --seed 7 --steps 20 -o apple.png
     diffrt generate "a castle" --model my-bundle --scheduler euler --negative blurry
+    diffrt generate "a green apple" --image apple.png --strength 0.6 -o green.png
+    diffrt generate "a hat" --image cat.png --mask where.png -o cat-with-hat.png
     """
     from tqdm import tqdm
 
-    from diffrt import image, pipeline, schedulers
+    from diffrt import pipeline, schedulers
+    from diffrt.image import checked_output, numbered, save
     from diffrt.noise import resolve_seeds
 
     warnings.showwarning = lambda message, *_: click.echo(f"diffrt: {message}", err=True)
     if count < 1:
         raise InvalidArgument(f"-n is {count}: give a whole number of at least 1")
-    files = image.numbered(image.checked_output(output), count)
+    files = numbered(checked_output(output), count)
     seeds = resolve_seeds(seed, count)
-    pipe = pipeline.load(model, provider=provider)
+    pipe = pipeline.load(model, provider=provider, memory=memory)
     if scheduler is not None:
         pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
     with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal
         for file, each in zip(files, seeds, strict=True):  # one at a time: memory is that of one, and none is lost
             stream = pipe.stream(
                 prompt,
+                image=image,
+                mask_image=mask,
+                strength=strength,
                 negative_prompt=negative,
                 height=height,
                 width=width,
@@ -127,7 +141,7 @@ def generate(
                 bar.total = step.total * count
                 bar.update()
             out = stream.result()
-            image.save(out.images[0], file, out.parameters[0])
+            save(out.images[0], file, out.parameters[0])
             bar.write(f"{file}  seed {out.seeds[0]}", file=sys.stdout)
 
 

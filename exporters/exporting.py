@@ -118,10 +118,9 @@ def export(
             certificate=None,
             probe=None,
         )
-        (folder / MANIFEST).write_text(manifest.dumps(), "utf-8")
         if verify:
             manifest = certify(folder, checkpoint, components, manifest, precision, say)
-            (folder / MANIFEST).write_text(manifest.dumps(), "utf-8")
+        (folder / MANIFEST).write_text(manifest.dumps(), "utf-8")  # last: without it nothing loads
         publish(folder, target)
     say(f"wrote {target}")
     return target
