@@ -20,8 +20,9 @@ pytestmark = pytest.mark.slow
 GB = 1e9
 PICTURE = """
 import diffrt, sys
-pipe = diffrt.load(sys.argv[1])
-pipe("a red apple", seed=7, num_inference_steps=2, height=512, width=512).images[0].save(sys.argv[2])
+bundle, file, memory, size = sys.argv[1:]
+pipe = diffrt.load(bundle, memory=memory)
+pipe("a red apple", seed=7, num_inference_steps=2, height=int(size), width=int(size)).images[0].save(file)
 """
 
 
@@ -64,10 +65,27 @@ def test_export_with_certificate(checkpoint, folder):
     assert peak <= largest + 1.5
 
 
+def picture(folder, memory, size):
+    file = str(folder / f"picture-{memory}-{size}.png")
+    seconds, peak, _ = measured(sys.executable, "-c", PICTURE, str(folder / "bundle"), file, memory, str(size))
+    return seconds, peak
+
+
 def test_picture(checkpoint, folder):
     """The bundle of the test before."""
     in_use = (weight_bytes(checkpoint, "text_encoder") + weight_bytes(checkpoint, "unet")) / GB
     in_use += 49_490_199 * 4 / GB  # the decoder's share of the autoencoder
-    seconds, peak, _ = measured(sys.executable, "-c", PICTURE, str(folder / "bundle"), str(folder / "picture.png"))
+    seconds, peak = picture(folder, "keep", 512)
     print(f"\n512x512, 2 guided steps: {seconds:.0f} s, peak {peak:.2f} GB (weights in use {in_use:.2f} GB)")
     assert peak <= in_use + 1.0
+
+
+def test_low_memory(checkpoint, folder):
+    """The same bundle, a component at a time; then four times the pixels."""
+    unet = weight_bytes(checkpoint, "unet") / GB
+    seconds, small = picture(folder, "low", 512)
+    print(f"\nmemory='low', 512x512, 2 guided steps: {seconds:.0f} s, peak {small:.2f} GB (the UNet's {unet:.2f} GB)")
+    assert small <= unet + 0.8
+    seconds, large = picture(folder, "low", 1024)
+    print(f"memory='low', 1024x1024, 2 guided steps: {seconds:.0f} s, peak {large:.2f} GB")
+    assert large <= small + 2.0
