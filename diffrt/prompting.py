@@ -1,4 +1,4 @@
-r"""What a prompt says: its fragments and their weights, and how weights act on embeddings. Pure functions.
+r"""What a prompt says: its conditions, their fragments, and the weights of both.
 
 Weighted text is read as AUTOMATIC1111's web interface and sd_embed read it:
 
@@ -9,18 +9,15 @@ a colon is text. `one prompt AND another :0.8` makes conditions of their own wit
 composes (Liu et al. 2022, arXiv:2206.01714, eq. 11).
 """
 
-import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from diffrt.errors import InvalidArgument, nearest
+from diffrt.weighting import WEIGHTINGS
 
-from diffrt.errors import InvalidArgument
-
-F32 = NDArray[np.float32]
-
+MOST_CHUNKS = 16
 LARGEST = 100.0  # weight, either side of zero
 ROUND, SQUARE = 1.1, 1 / 1.1
 NUMBER = r"[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+|nan|inf)"
@@ -42,6 +39,24 @@ Text = str | tuple[Fragment, ...]  # plain, or weighted
 class Condition(NamedTuple):
     text: Text
     weight: float = 1.0
+
+
+def parsed(prompts: Sequence[str], weighting: str | None) -> list[tuple[Condition, ...]]:
+    """What each prompt says, by whether its text is weighted. InvalidArgument where that cannot be used."""
+    if weighting is None:
+        return [(Condition(prompt),) for prompt in prompts]
+    if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
+        raise InvalidArgument(f"unknown weighting {weighting!r:.60}: {nearest(str(weighting), WEIGHTINGS)}")
+    return [conditions(prompt) for prompt in prompts]
+
+
+def checked_chunks(value: Any) -> int | str:
+    """A number of chunks, or "auto". InvalidArgument for anything else."""
+    if isinstance(value, str) and value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, Integral) or value not in range(1, MOST_CHUNKS + 1):
+        raise InvalidArgument(f"chunks is {value!r:.60}: give a whole number from 1 to {MOST_CHUNKS}, or 'auto'")
+    return int(value)
 
 
 def conditions(prompt: str) -> tuple[Condition, ...]:
@@ -98,44 +113,3 @@ def _checked(weight: float) -> float:
     if not abs(weight) <= LARGEST:
         raise InvalidArgument(f"a prompt has the weight {weight:g}: give one from -{LARGEST:g} to {LARGEST:g}")
     return weight
-
-
-def _scale(z: F32, weights: F32, empty: F32) -> F32:
-    """As sd_embed weighs."""
-    return z * weights
-
-
-def _mean(z: F32, weights: F32, empty: F32) -> F32:
-    """As AUTOMATIC1111 weighs: then the mean of each chunk is made what it was."""
-    scaled = z * weights
-    before, after = (x.mean(axis=(1, 2), keepdims=True, dtype=np.float64) for x in (z, scaled))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return scaled * np.where(before == after, 1, before / after).astype(np.float32)
-
-
-def _empty(z: F32, weights: F32, empty: F32) -> F32:
-    """As compel weighs upwards: away from the empty prompt."""
-    return np.where(weights == 1, z, empty + (z - empty) * weights)
-
-
-WEIGHTINGS = {"scale": _scale, "mean": _mean, "empty": _empty}
-
-
-def weigh(weighting: str, embeds: F32, weights: F32, empty: F32) -> F32:
-    """Give each token its weight. embeds [N,L,D], chunks; weights [N,L]; empty [1,L,D], what the empty prompt gives."""
-    weighed = WEIGHTINGS[weighting](embeds, weights[..., None], empty)
-    if not np.isfinite(weighed).all():
-        raise InvalidArgument(f"the prompt's weights cancel out, and weighting={weighting!r} divides by their sum")
-    return weighed
-
-
-def blend(embeds: Sequence[F32], weights: Sequence[float]) -> F32:
-    """The weighted sum of embeddings of one shape. For a mixture let the weights sum to 1."""
-    if len(embeds) != len(weights) or not len(embeds):
-        raise InvalidArgument(f"{len(embeds)} embeddings and {len(weights)} weights: give one weight for each")
-    if len({np.shape(each) for each in embeds}) > 1:
-        shapes = " and ".join(str(list(np.shape(each))) for each in embeds)
-        raise InvalidArgument(f"embeddings of the shapes {shapes}: embed them in one call with chunks='auto'")
-    if not all(math.isfinite(weight) for weight in weights):
-        raise InvalidArgument(f"the weights are {list(weights)}: give finite numbers")
-    return sum(np.float32(weight) * each for weight, each in zip(weights, embeds, strict=True))  # type: ignore[return-value]

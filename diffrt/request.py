@@ -15,10 +15,9 @@ from diffrt.guidance import is_guided
 from diffrt.manifest import Manifest
 from diffrt.noise import RNGS, resolve_seeds
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
-from diffrt.prompting import WEIGHTINGS, Condition, Text, conditions, fragments
+from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 
 OUTPUT_TYPES = ("pil", "np", "latent")
-MOST_CHUNKS = 16
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 F32 = NDArray[np.float32]
 
@@ -139,7 +138,7 @@ def check(
     steps, guidance = (getattr(manifest.defaults, k) if v is None else v for k, v in given.items())
     guidance = _number("guidance_scale", guidance)
     negatives = _matching(_texts("negative_prompt", negative_prompt), count)
-    rows = tuple(zip_longest(*_parsed(prompts or (), weighting), fillvalue=Condition("", 0.0)))
+    rows = tuple(zip_longest(*parsed(prompts or (), weighting), fillvalue=Condition("", 0.0)))
     if len(rows) > 1 and not is_guided(guidance):
         raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
     return Request(
@@ -148,7 +147,7 @@ def check(
         negative_prompts=negatives,
         negative_texts=negatives if weighting is None else tuple(map(fragments, negatives)),
         weighting=weighting,
-        chunks=_chunks(chunks),
+        chunks=checked_chunks(chunks),
         prompt_embeds=embeds,
         negative_prompt_embeds=negative_embeds,
         latents=None if latents is None else _array("latents", latents, (images, *latent_shape)),
@@ -170,26 +169,10 @@ def check(
 
 def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[list[Text], int | str]:
     """The same checks for texts that are only embedded."""
-    texts = _parsed(_texts("prompts", [] if prompts is None else prompts) or (), weighting)
+    texts = parsed(_texts("prompts", [] if prompts is None else prompts) or (), weighting)
     if any(len(conditioned) > 1 for conditioned in texts):
         raise InvalidArgument("AND makes several conditions, which have no embedding in common: embed each of them")
-    return [condition.text for (condition,) in texts], _chunks(chunks)
-
-
-def _parsed(prompts: Sequence[str], weighting: str | None) -> tuple[tuple[Condition, ...], ...]:
-    if weighting is None:
-        return tuple((Condition(prompt),) for prompt in prompts)
-    if weighting not in WEIGHTINGS:
-        raise InvalidArgument(f"unknown weighting {weighting!r}: {nearest(str(weighting), WEIGHTINGS)}")
-    return tuple(map(conditions, prompts))
-
-
-def _chunks(value: Any) -> int | str:
-    if isinstance(value, str) and value == "auto":
-        return value
-    if isinstance(value, bool) or not isinstance(value, Integral) or value not in range(1, MOST_CHUNKS + 1):
-        raise InvalidArgument(f"chunks is {_shown(value)}: give a whole number from 1 to {MOST_CHUNKS}, or 'auto'")
-    return int(value)
+    return [condition.text for (condition,) in texts], checked_chunks(chunks)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...] | None:

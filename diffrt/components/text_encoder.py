@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from diffrt.bundle import Bundle
 from diffrt.components.graph import Graph
 from diffrt.components.tokenizer import Tokenizer
-from diffrt.prompting import F32, Text, weigh
+from diffrt.prompting import Text
 from diffrt.providers import Provider
+from diffrt.weighting import F32, weigh
 
 
 class TextEncoder:

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from diffrt.errors import BundleError
 from diffrt.manifest import Manifest
-from diffrt.prompting import F32, Fragment, Text
+from diffrt.prompting import Fragment, Text
 
 FILES = ("tokenizer.json", "vocab.json", "merges.txt")  # the first alone, or the other two
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -27,7 +27,7 @@ class Token(NamedTuple):
 
 class Tokens(NamedTuple):
     ids: NDArray[np.int64]  # [B*chunks, max_length], those of a text one after another
-    weights: F32  # the same; 1 but for tokens of weighted text
+    weights: NDArray[np.float32]  # the same; 1 but for tokens of weighted text
     truncated: tuple[str, ...]  # per text, the end of it that did not fit: "" where all did
 
 

@@ -14,8 +14,8 @@ from diffrt.components.text_encoder import TextEncoder
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Colours
 from diffrt.errors import InvalidArgument
-from diffrt.prompting import Text
-from diffrt.request import F32, MOST_CHUNKS, Request
+from diffrt.prompting import MOST_CHUNKS, Text
+from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
 
 
@@ -99,7 +99,7 @@ def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoder, 
     """How many chunks every text is to fill: with "auto" those of the longest, or of embeddings of given lengths."""
     if not isinstance(asked, str):
         return asked
-    chunks = max(encoder.tokenizer.chunks(texts), *(length // encoder.tokenizer.max_length for length in lengths), 1)
+    chunks = max([encoder.tokenizer.chunks(texts), *(length // encoder.tokenizer.max_length for length in lengths)])
     if chunks > MOST_CHUNKS:
         raise InvalidArgument(f"the longest prompt fills {chunks} chunks of text; at most {MOST_CHUNKS} are allowed")
     return chunks

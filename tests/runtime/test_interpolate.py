@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.deprecated.audio_diffusion.pipeline_audio_diffusion import AudioDiffusionPipeline
-
 from PIL import Image
 
 from diffrt.errors import InvalidArgument
