@@ -71,6 +71,8 @@ def cli(context: click.Context) -> None:
 @click.option("--steps", type=int, help="Denoising steps: more is slower and finer.")
 @click.option("--guidance", type=float, help="How closely to follow the prompt; 1 is unguided, and twice as fast.")
 @click.option("--negative", metavar="TEXT", help="What to keep out of the picture.")
+@click.option("--weighting", metavar="NAME", help="Read (word:1.3), [word] and AND: scale, mean or empty.")
+@click.option("--chunks", default="1", metavar="N|auto", help="How many times the usual length a prompt may have.")
 @click.option("--height", type=int, help="In pixels, a multiple of 8.")
 @click.option("--width", type=int, help="In pixels, a multiple of 8.")
 @click.option("--scheduler", metavar="NAME", help="The sampler: see diffrt schedulers.")
@@ -90,6 +92,8 @@ def generate(
     steps: int | None,
     guidance: float | None,
     negative: str | None,
+    weighting: str | None,
+    chunks: str,
     height: int | None,
     width: int | None,
     scheduler: str | None,
@@ -130,6 +134,8 @@ def generate(
                 mask_image=mask,
                 strength=strength,
                 negative_prompt=negative,
+                weighting=weighting,
+                chunks=int(chunks) if chunks.isdecimal() else chunks,
                 height=height,
                 width=width,
                 num_inference_steps=steps,

@@ -18,7 +18,7 @@ from diffrt.request import F32
 from diffrt.schedulers import Scheduler, from_config
 from diffrt.session import require
 from diffrt.tasks import TASKS
-from diffrt.tasks.shared import Output, Parts
+from diffrt.tasks.shared import Output, Parts, whole_chunks
 
 BUNDLES = {"emoji": Path(__file__).parent / "bundles" / "emoji"}  # shipped with the package
 MEMORY = {"keep": 128 * 128, "low": 64 * 64}  # and the latent pixels above which the autoencoder works in tiles
@@ -96,6 +96,8 @@ class Pipeline:
         mask_image: Any = None,
         strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
+        weighting: str | None = None,
+        chunks: int | str = 1,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -117,6 +119,12 @@ class Pipeline:
         mask_image              with an image: white is drawn anew, black stays; of the image's size
         strength                with an image: the share of the steps that are run, from 0 to 1 (0.8; with a mask 1)
         negative_prompt         what to keep away from: one text for all prompts or one each; unused without guidance
+        weighting               None: prompts are plain text. Else brackets weigh words, as in (word:1.3) and [word],
+                                and AND joins prompts: see diffrt.prompting. "scale" multiplies the embedding of each
+                                token by its weight, "mean" then restores the mean of all, "empty" scales the distance
+                                from what the empty prompt gives
+        chunks                  how many times the text encoder's length (75 tokens in Stable Diffusion) all prompts
+                                fill, the rest is cut off; "auto": as many as the longest prompt of the call needs
         guidance_scale          1 or below: no guidance, and half the work
         num_images_per_prompt   pictures of one prompt lie side by side in the output
         seed                    an int gives picture i the seed+i, a list gives one each, None draws one at random
@@ -133,6 +141,8 @@ class Pipeline:
             mask_image=mask_image,
             strength=strength,
             negative_prompt=negative_prompt,
+            weighting=weighting,
+            chunks=chunks,
             height=height,
             width=width,
             num_inference_steps=num_inference_steps,
@@ -155,10 +165,26 @@ class Pipeline:
             raise InvalidArgument(f"{self.bundle.root} has no {asked.task.replace('_', '-')}: give it {allowed}")
         return Stream(TASKS[asked.task](asked, self.scheduler, self._parts))
 
+    def embed(
+        self, prompts: str | Sequence[str], *, weighting: str | None = None, chunks: int | str = 1
+    ) -> F32:  # [P,S,D]
+        """What the text encoder makes of prompts or negative prompts: to blend, and to pass in as prompt_embeds."""
+        texts, chunks = request.to_embed(prompts, weighting, chunks)
+        encoder = self._parts.text_encoder
+        embeds, truncated = encoder(texts, whole_chunks(chunks, texts, encoder), weighting)
+        self._parts.done(encoder)
+        _warn(truncated)
+        return embeds
+
     def close(self) -> None:
         """Free the graphs; a later call opens them again."""
         for part in self._parts.all:
             part.close()
+
+
+def _warn(truncated: Sequence[str]) -> None:
+    for text in filter(None, truncated):
+        warnings.warn(f"a prompt is too long; cut off: {text!r}", stacklevel=3)
 
 
 class Stream(Iterator[Step]):
@@ -174,8 +200,7 @@ class Stream(Iterator[Step]):
         except StopIteration as end:
             if end.value is not None:
                 self._output = end.value
-                for text in end.value.truncated:
-                    warnings.warn(f"a prompt is too long; cut off: {text!r}", stacklevel=2)
+                _warn(end.value.truncated)
             raise StopIteration from None
 
     def result(self) -> Output:

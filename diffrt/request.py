@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffrt.guidance import is_guided
 from diffrt.manifest import Manifest
 from diffrt.noise import RNGS, resolve_seeds
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
+from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
@@ -25,7 +27,11 @@ class Request:
     """P prompts, each drawn as often as asked: B pictures, those of one prompt side by side."""
 
     prompts: tuple[str, ...] | None  # [P]; None where prompt_embeds are given
+    conditions: tuple[tuple[Condition, ...], ...]  # [K][P] what the prompts say; K > 1 where one holds AND
     negative_prompts: tuple[str, ...]  # [P]
+    negative_texts: tuple[Text, ...]  # [P] the same, parsed
+    weighting: str | None  # how weighted text acts; None: all text is plain
+    chunks: int | str  # of text, or "auto"
     prompt_embeds: F32 | None  # [P,S,D]
     negative_prompt_embeds: F32 | None  # [P,S,D]
     latents: F32 | None  # [B,C,h,w] unit noise
@@ -51,9 +57,11 @@ class Request:
     def task(self) -> str:
         return "text_to_image" if self.image is None else "image_to_image" if self.mask is None else "inpaint"
 
-    def parameters(self, scheduler: str, model: str) -> list[dict[str, Any]]:
-        """What made each picture, as JSON values: [B]."""
-        extra = {} if self.image is None else {"task": self.task, "strength": self.strength}
+    def parameters(self, scheduler: str, model: str, chunks: int) -> list[dict[str, Any]]:
+        """What made each picture, as JSON values: [B]. chunks: as many as the prompts filled."""
+        extra: dict[str, Any] = {} if self.image is None else {"task": self.task, "strength": self.strength}
+        extra |= {} if self.weighting is None else {"weighting": self.weighting}
+        extra |= {} if chunks == 1 else {"chunks": chunks}
         return [
             {
                 "prompt": self.prompts[i // self.num_images_per_prompt] if self.prompts else None,
@@ -81,6 +89,8 @@ def check(
     mask_image: Any = None,
     strength: float | None = None,
     negative_prompt: str | Sequence[str] | None = None,
+    weighting: str | None = None,
+    chunks: int | str = 1,
     height: int | None = None,
     width: int | None = None,
     num_inference_steps: int | None = None,
@@ -98,6 +108,8 @@ def check(
     prompts, embeds = _texts("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
     if (prompts is None) == (embeds is None):
         raise InvalidArgument("give either a prompt or prompt_embeds" + (", not both" if prompts else ""))
+    if embeds is not None and weighting is not None:
+        raise InvalidArgument("weighting is given with prompt_embeds: weigh them with pipe.embed(..., weighting=...)")
     count = len(prompts if prompts is not None else embeds)  # type: ignore[arg-type]
     negative_embeds = _embeds("negative_prompt_embeds", negative_prompt_embeds)
     if negative_embeds is not None:
@@ -124,9 +136,18 @@ def check(
         raise InvalidArgument(f"unknown rng {rng!r}: {nearest(str(rng), RNGS)}")
     given: Mapping[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     steps, guidance = (getattr(manifest.defaults, k) if v is None else v for k, v in given.items())
+    guidance = _number("guidance_scale", guidance)
+    negatives = _matching(_texts("negative_prompt", negative_prompt), count)
+    rows = tuple(zip_longest(*parsed(prompts or (), weighting), fillvalue=Condition("", 0.0)))
+    if len(rows) > 1 and not is_guided(guidance):
+        raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
     return Request(
         prompts=prompts,
-        negative_prompts=_matching(_texts("negative_prompt", negative_prompt), count),
+        conditions=rows,
+        negative_prompts=negatives,
+        negative_texts=negatives if weighting is None else tuple(map(fragments, negatives)),
+        weighting=weighting,
+        chunks=checked_chunks(chunks),
         prompt_embeds=embeds,
         negative_prompt_embeds=negative_embeds,
         latents=None if latents is None else _array("latents", latents, (images, *latent_shape)),
@@ -137,13 +158,21 @@ def check(
         height=height,
         width=width,
         num_inference_steps=_positive("num_inference_steps", steps),
-        guidance_scale=_number("guidance_scale", guidance),
+        guidance_scale=guidance,
         num_images_per_prompt=images // count,
         seeds=tuple(resolve_seeds(seed, images)),
         rng=rng,
         eta=_number("eta", eta),
         output_type=output_type,
     )
+
+
+def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[list[Text], int | str]:
+    """The same checks for texts that are only embedded."""
+    texts = parsed(_texts("prompts", [] if prompts is None else prompts) or (), weighting)
+    if any(len(conditioned) > 1 for conditioned in texts):
+        raise InvalidArgument("AND makes several conditions, which have no embedding in common: embed each of them")
+    return [condition.text for (condition,) in texts], checked_chunks(chunks)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from diffrt.errors import BundleError
 from diffrt.manifest import Manifest
+from diffrt.prompting import Fragment, Text
 
 FILES = ("tokenizer.json", "vocab.json", "merges.txt")  # the first alone, or the other two
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -18,13 +19,20 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
+class Token(NamedTuple):
+    id: int
+    weight: float
+    at: int  # which letter of the text it begins with
+
+
 class Tokens(NamedTuple):
-    ids: NDArray[np.int64]  # [B, max_length]
+    ids: NDArray[np.int64]  # [B*chunks, max_length], those of a text one after another
+    weights: NDArray[np.float32]  # the same; 1 but for tokens of weighted text
     truncated: tuple[str, ...]  # per text, the end of it that did not fit: "" where all did
 
 
 class Tokenizer:
-    """Texts to ids of a fixed length: start, as many tokens as fit, end, padding."""
+    """Texts to chunks of ids of a fixed length: start, as many tokens as fit, end, padding."""
 
     def __init__(self, folder: str | Path, max_length: int, pad: str) -> None:
         """Raises BundleError where the folder holds no usable tokenizer."""
@@ -51,16 +59,39 @@ class Tokenizer:
                 raise BundleError(f"{file} is not in the manifest, so it was not checked: remove it")
         return cls(Path(root) / entry["folder"], entry["max_length"], entry["pad"])
 
-    def __call__(self, texts: Sequence[str]) -> Tokens:
-        room = self.max_length - 2
-        ids = np.full((len(texts), self.max_length), self._pad, np.int64)
-        truncated = []
-        for row, text in zip(ids, texts, strict=True):
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-            kept = [self._start, *encoding.ids[:room], self._end]
-            row[: len(kept)] = kept
-            truncated.append(text[encoding.offsets[room][0] :] if len(encoding.ids) > room else "")
-        return Tokens(ids, tuple(truncated))
+    @property
+    def room(self) -> int:
+        """Tokens of text in a chunk."""
+        return self.max_length - 2
+
+    def chunks(self, texts: Sequence[Text]) -> int:
+        """How many chunks the longest text fills; at least 1."""
+        return max([1, *(-(-len(self._read(text)[1]) // self.room) for text in texts)])
+
+    def __call__(self, texts: Sequence[Text], chunks: int = 1) -> Tokens:
+        """Every text fills as many chunks, the last ones with nothing if need be."""
+        shape = (len(texts), chunks, self.max_length)
+        ids, weights, truncated = np.full(shape, self._pad, np.int64), np.ones(shape, np.float32), []
+        ids[:, :, 0] = self._start
+        for row, row_weights, text in zip(ids, weights, texts, strict=True):
+            letters, tokens = self._read(text)
+            for chunk in range(chunks):
+                part = tokens[chunk * self.room :][: self.room]
+                row[chunk, 1 : len(part) + 2] = [*(token.id for token in part), self._end]
+                row_weights[chunk, 1 : len(part) + 1] = [token.weight for token in part]
+            rest = tokens[chunks * self.room :]
+            truncated.append(letters[rest[0].at :] if rest else "")
+        return Tokens(ids.reshape(-1, self.max_length), weights.reshape(-1, self.max_length), tuple(truncated))
+
+    def _read(self, text: Text) -> tuple[str, list[Token]]:
+        """Its letters, without what weighs them, and its tokens."""
+        letters, tokens = "", []
+        for fragment in (Fragment(text, 1.0),) if isinstance(text, str) else text:
+            encoding = self._tokenizer.encode(fragment.text, add_special_tokens=False)
+            begins = (len(letters) + begin for begin, _ in encoding.offsets)
+            tokens += [Token(id, fragment.weight, at) for id, at in zip(encoding.ids, begins, strict=True)]
+            letters += fragment.text
+        return letters, tokens
 
 
 def _whole(file: Path) -> tokenizers.Tokenizer:

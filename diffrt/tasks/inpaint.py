@@ -52,7 +52,7 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
     elif original is not None:
         settle = put_back(table, original, small, z)
 
-    guided = guide(model, *words.each(request.num_images_per_prompt), request.guidance_scale)
+    guided = guide(model, *words.each(request))
     x = start(table, z, original if request.strength < 1 else None)
     for step in denoise(table, guided, x, lambda: noise.randn(streams, request.latent_shape), parts.colours, settle):
         yield step

@@ -13,6 +13,8 @@ from diffrt.components.denoiser import Denoiser
 from diffrt.components.text_encoder import TextEncoder
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Colours
+from diffrt.errors import InvalidArgument
+from diffrt.prompting import MOST_CHUNKS, Text
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
 
@@ -49,7 +51,7 @@ class Output:
 
     images: list[Image] | NDArray[np.float32]  # [B] PIL; [B,H,W,3] f32 in [0,1]; or the latents [B,C,h,w] f32
     latents: F32  # [B,C,h,w] as they were decoded
-    prompt_embeds: F32  # [P,S,D]
+    prompt_embeds: F32 | None  # [P,S,D]; None where a prompt holds AND
     negative_prompt_embeds: F32 | None  # [P,S,D]; None without guidance
     seeds: list[int]  # [B]
     parameters: list[dict[str, Any]]  # [B] what made each picture, as JSON values
@@ -60,28 +62,47 @@ class Output:
 class Words:
     """What the prompts say, in numbers."""
 
-    embeds: F32  # [P,S,D]
+    embeds: F32  # [K*P,S,D] the first conditions of all prompts, then the second ones
+    shares: F32  # [K,P] the weight of each
     negative: F32 | None  # [P,S,D]; None without guidance
+    chunks: int  # of the text encoder's length that S is long
     truncated: list[str]
 
-    def each(self, count: int) -> tuple[F32, F32 | None]:
-        """For each picture: those of a prompt lie side by side. [P,S,D] -> [B,S,D]"""
-        return self.embeds.repeat(count, axis=0), None if self.negative is None else self.negative.repeat(count, axis=0)
+    def each(self, request: Request) -> tuple[F32, F32 | None, F32]:
+        """What guides each picture: conditions [K*B,S,D], negative [B,S,D], scale [K,B]. Pictures of a prompt lie
+        side by side."""
+        count = request.num_images_per_prompt
+        negative = None if self.negative is None else self.negative.repeat(count, axis=0)
+        return self.embeds.repeat(count, axis=0), negative, request.guidance_scale * self.shares.repeat(count, axis=1)
 
 
 def encode_words(request: Request, parts: Parts) -> Words:
+    encoder = parts.text_encoder
     truncated: list[str] = []
-    embeds, negative = request.prompt_embeds, request.negative_prompt_embeds
-    if embeds is None:
-        embeds, cut = parts.text_encoder(request.prompts or ())
+    given, negative = request.prompt_embeds, request.negative_prompt_embeds if request.guided else None
+    texts = [condition.text for row in request.conditions for condition in row]
+    negative_texts = request.negative_texts if request.guided and negative is None else ()
+    lengths = [each.shape[1] for each in (given, negative) if each is not None]
+    chunks = whole_chunks(request.chunks, [*texts, *negative_texts], encoder, lengths)
+    if given is None:
+        given, cut = encoder(texts, chunks, request.weighting)
         truncated += filter(None, cut)
-    if not request.guided:
-        negative = None
-    elif negative is None:
-        negative, cut = parts.text_encoder(request.negative_prompts)
+    if negative_texts:
+        negative, cut = encoder(negative_texts, chunks, request.weighting)
         truncated += filter(None, cut)
-    parts.done(parts.text_encoder)
-    return Words(embeds, negative, truncated)
+    parts.done(encoder)
+    shares = [[condition.weight for condition in row] for row in request.conditions] or [[1.0] * len(given)]
+    return Words(given, np.array(shares, np.float32), negative, chunks, truncated)
+
+
+def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoder, lengths: Sequence[int] = ()) -> int:
+    """How many chunks every text is to fill: with "auto" those of the longest, or of embeddings of given lengths."""
+    if not isinstance(asked, str):
+        return asked
+    chunks = max([encoder.tokenizer.chunks(texts), *(length // encoder.tokenizer.max_length for length in lengths)])
+    if chunks > MOST_CHUNKS:
+        raise InvalidArgument(f"the longest prompt fills {chunks} chunks of text; at most {MOST_CHUNKS} are allowed")
+    return chunks
 
 
 def encode_pictures(pictures: F32, request: Request, parts: Parts, streams: Sequence[noise.Stream]) -> F32:
@@ -109,10 +130,10 @@ def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, l
     return Output(
         images=images,
         latents=latents,
-        prompt_embeds=words.embeds,
+        prompt_embeds=words.embeds if len(words.shares) == 1 else None,
         negative_prompt_embeds=words.negative,
         seeds=list(request.seeds),
-        parameters=request.parameters(type(scheduler).__name__, parts.model),
+        parameters=request.parameters(type(scheduler).__name__, parts.model, words.chunks),
         truncated=words.truncated,
     )
 

@@ -20,7 +20,7 @@ def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gener
     if z is None:
         z = noise.randn(streams, request.latent_shape)
 
-    model = guide(parts.denoiser, *words.each(request.num_images_per_prompt), request.guidance_scale)
+    model = guide(parts.denoiser, *words.each(request))
     x = start(table, z)
     for step in denoise(table, model, x, lambda: noise.randn(streams, request.latent_shape), parts.colours):
         yield step

@@ -71,3 +71,45 @@ def test_latents_and_embeddings_in(pair):
         negative_prompt_embeds=torch.from_numpy(embeds[1]), **arguments,
     ).images  # fmt: skip
     assert_same(out.images, expected)
+
+
+@pytest.mark.parametrize("weighting", ["scale", "mean", "empty"])
+def test_weighted_and_long_prompts(pair, weighting):
+    """Our embeddings draw the same picture there."""
+    pipe, reference = pair
+    pipe.scheduler = SCHEDULERS["EulerDiscreteScheduler"].from_config(pipe.scheduler.config)
+    reference.scheduler = diffusers.EulerDiscreteScheduler.from_config(reference.scheduler.config)
+    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "num_images_per_prompt": 2}
+    prompt = "a (red:1.4) apple, " * 20 + "((very)) [red] (thing:-0.5)"
+    out = pipe(
+        prompt, negative_prompt="(dull:0.7)", weighting=weighting, chunks="auto", seed=3, output_type="np", **arguments
+    )
+    assert out.prompt_embeds.shape == out.negative_prompt_embeds.shape == (1, 154, 32)
+    embeds, negative = (torch.from_numpy(each) for each in (out.prompt_embeds, out.negative_prompt_embeds))
+    expected = expected_images(reference, [3, 4], prompt_embeds=embeds, negative_prompt_embeds=negative, **arguments)
+    assert_same(out.images, expected)
+
+
+@torch.no_grad()
+def test_composed_prompts(pair):
+    """a AND b against a loop over diffusers' own parts."""
+    pipe, reference = pair
+    pipe.scheduler = SCHEDULERS["DDIMScheduler"].from_config(pipe.scheduler.config)
+    scheduler = diffusers.DDIMScheduler.from_config(reference.scheduler.config)
+    scheduler.set_timesteps(4)
+    texts, shares = [NEGATIVE, PROMPT, "the thing", "app"], [1.0, 0.6, -0.3]
+    ids = reference.tokenizer(texts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    embeds = reference.text_encoder(ids)[0]
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator("cpu").manual_seed(11))
+    for t in scheduler.timesteps:
+        without, *conditions = reference.unet(x.repeat(4, 1, 1, 1), t, embeds).sample.chunk(4)
+        m = without + 5.0 * sum(w * (m - without) for w, m in zip(shares, conditions, strict=True))
+        x = scheduler.step(m, t, x).prev_sample
+    decoded = reference.vae.decode(x / reference.vae.config.scaling_factor).sample
+    expected = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    prompt = f"{texts[1]} AND {texts[2]} :{shares[1]} AND {texts[3]}:{shares[2]}"
+    out = pipe(
+        prompt, negative_prompt=NEGATIVE, weighting="scale", num_inference_steps=4, guidance_scale=5.0, seed=11,
+        output_type="np",
+    )  # fmt: skip
+    assert_same(out.images, expected)

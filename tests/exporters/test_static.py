@@ -35,3 +35,8 @@ def test_the_picture_is_that_of_the_dynamic_graphs(bundle, sd1_bundle):
     assert np.abs(fixed - free).max() <= 1 / 255
     other = diffrt.load(bundle)("a red apple", **{**call, "height": 64}).images
     assert other.shape == (1, 64, 88, 3)
+    longer = {**call, "chunks": 2}  # no graph of a fixed size takes it
+    difference = (
+        diffrt.load(bundle)("a red apple", **longer).images - diffrt.load(sd1_bundle)("a red apple", **longer).images
+    )
+    assert np.abs(difference).max() <= 1 / 255

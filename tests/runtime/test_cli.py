@@ -75,6 +75,19 @@ def test_a_random_seed_is_printed_and_repeats(generate):
         assert a.tobytes() == b.tobytes()
 
 
+def test_weighted_and_long_prompts(sd1_bundle, tmp_path, capsys):
+    prompt, out = "apple " * 80 + "(red:1.5) AND the thing :0.5", tmp_path / "a.png"
+    arguments = ["--model", str(sd1_bundle), "-o", str(out), "--steps", "2", "--seed", "7", "--chunks", "auto"]
+    assert run(["generate", prompt, *arguments, "--weighting", "scale"]) == 0
+    assert capsys.readouterr().err == ""
+    parameters = read_parameters(out)
+    assert (parameters["prompt"], parameters["weighting"], parameters["chunks"]) == (prompt, "scale", 2)
+    pipe = diffrt.load(sd1_bundle)
+    again = pipe(prompt, weighting="scale", chunks=2, num_inference_steps=2, seed=7).images[0]
+    with Image.open(out) as written:
+        assert written.tobytes() == again.tobytes()
+
+
 def test_cut_off_prompts_are_reported_once(sd1_bundle, tmp_path, capsys):
     arguments = ["--model", str(sd1_bundle), "-n", "2", "-o", str(tmp_path / "a.png"), "--steps", "1"]
     assert run(["generate", "apple " * 75 + "the tail", *arguments]) == 0
@@ -92,6 +105,8 @@ def test_cut_off_prompts_are_reported_once(sd1_bundle, tmp_path, capsys):
         (["--scheduler", "DDMIScheduler"], "did you mean 'DDIMScheduler'"),
         (["--provider", "cpuu"], "did you mean 'cpu'"),
         (["--rng", "torch"], "torch-cpu"),
+        (["--weighting", "a1111"], "known: empty, mean, scale"),
+        (["--chunks", "-1"], "chunks is '-1'"),
         (["--seed", "99999999999999999999999"], "seed is"),
         (["-n", "0"], "-n is 0"),
         (["-o", "nowhere/a.png"], "no folder 'nowhere'"),

@@ -38,6 +38,18 @@ BAD = [
     ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
     ({"seed": 1.5}, "seed is 1.5"),
     ({"seed": [1, 2]}, "2 seeds for 1 images"),
+    ({"weighting": "scales"}, "did you mean 'scale'"),
+    ({"weighting": True}, "unknown weighting True: known: empty, mean, scale"),
+    ({"prompt": None, "prompt_embeds": EMBEDS, "weighting": "scale"}, "weighting is given with prompt_embeds"),
+    ({"prompt": "(a:1e9)", "weighting": "scale"}, "the weight 1e+09"),
+    ({"negative_prompt": "(a:nan)", "weighting": "scale"}, "the weight nan"),
+    ({"prompt": "a AND ", "weighting": "scale"}, "nothing on one side of AND"),
+    ({"prompt": "a AND b", "weighting": "scale", "guidance_scale": 1}, "guidance_scale is 1: give more than 1"),
+    ({"chunks": 0}, "chunks is 0: give a whole number from 1 to 16, or 'auto'"),
+    ({"chunks": 17}, "chunks is 17"),
+    ({"chunks": 1.0}, "chunks is 1.0"),
+    ({"chunks": True}, "chunks is True"),
+    ({"chunks": "many"}, "chunks is 'many'"),
     ({"rng": "torch-cpuu"}, "did you mean 'torch-cpu'"),
     ({"output_type": "pill"}, "did you mean 'pil'"),
     ({"latents": LATENTS[:, :3]}, "latents is a float32 array of shape"),
@@ -83,9 +95,9 @@ def test_counts():
     request = check(MANIFEST, ["a", "b"], negative_prompt="no", num_images_per_prompt=3, seed=np.int64(7))
     assert request.negative_prompts == ("no", "no")
     assert request.seeds == (7, 8, 9, 10, 11, 12)
-    prompts = [each["prompt"] for each in request.parameters("DDIMScheduler", "m")]
+    prompts = [each["prompt"] for each in request.parameters("DDIMScheduler", "m", 1)]
     assert prompts == ["a", "a", "a", "b", "b", "b"]
-    assert json.dumps(request.parameters("DDIMScheduler", "m"))
+    assert json.dumps(request.parameters("DDIMScheduler", "m", 1))
 
 
 def test_latents_say_their_own_size():
@@ -106,4 +118,4 @@ def test_small_scale_factors_still_need_multiples_of_eight():
 
 def test_numpy_numbers_are_numbers():
     request = check(MANIFEST, "a", height=np.int64(64), guidance_scale=np.float32(2), num_inference_steps=np.int32(4))
-    assert json.dumps(request.parameters("DDIMScheduler", "m"))
+    assert json.dumps(request.parameters("DDIMScheduler", "m", 1))

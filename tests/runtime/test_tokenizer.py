@@ -37,7 +37,7 @@ def test_equals_transformers(folders, form):
     folder, pad = folders[form], folders[2]
     reference = CLIPTokenizer.from_pretrained(folder)
     expected = reference(TEXTS, padding="max_length", max_length=77, truncation=True, return_tensors="np")["input_ids"]
-    ids, _ = Tokenizer(folder, 77, pad)(TEXTS)
+    ids = Tokenizer(folder, 77, pad)(TEXTS).ids
     assert ids.dtype == np.int64
     for text, row, wanted in zip(TEXTS, ids, expected, strict=True):
         assert row.tolist() == wanted.tolist(), text
