@@ -160,6 +160,7 @@ def generate(
 @click.option("--precision", default="fp32", show_default=True, metavar="fp32|fp16", help="Which weights to point at.")
 @click.option("--attention", default="auto", show_default=True, metavar="auto|portable|ort|sliced", help="Its form.")
 @click.option("--static", metavar="HxW", help="Add graphs for pictures of exactly this size, such as 512x512.")
+@click.option("--prediction-type", metavar="epsilon|v_prediction", help="Of a single file, where the guess is wrong.")
 @click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch: no certificate.")
 @click.option("--copy-weights", is_flag=True, help="Copy weights instead of hard-linking the checkpoint's files.")
 @click.option("--force", is_flag=True, help="Replace DEST where it is a bundle.")
@@ -170,11 +171,12 @@ def export(
     precision: str,
     attention: str,
     static: str | None,
+    prediction_type: str | None,
     no_verify: bool,
     copy_weights: bool,
     force: bool,
 ) -> None:
-    """Export the checkpoint folder SOURCE (diffusers layout, safetensors) to the bundle DEST.
+    """Export the checkpoint SOURCE (a folder in diffusers layout, or a single file) to the bundle DEST.
 
     The graphs point into the checkpoint's own weights: a bundle on the same disk takes megabytes. Every graph is
     compared with PyTorch, and the figures are kept in the bundle.
@@ -183,6 +185,7 @@ def export(
     diffrt export path/to/stable-diffusion-v1-5 sd15
     diffrt export path/to/stable-diffusion-v1-5 sd15-fp16 --precision fp16
     diffrt export path/to/stable-diffusion-v1-5 sd15 --static 512x512 --force
+    diffrt export model.safetensors my-bundle
     """
     size = None
     if static is not None:
@@ -202,6 +205,7 @@ def export(
         precision=precision,
         attention=attention,
         static=size,
+        prediction_type=prediction_type,
         verify=not no_verify,
         copy_weights=copy_weights,
         force=force,

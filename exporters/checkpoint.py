@@ -17,10 +17,14 @@ LARGEST_JSON = 16 << 20  # bytes
 
 
 class PartConfig(dict[str, Any]):
-    """A part's config.json; asking for a key that it lacks is a CheckpointError that names both."""
+    """A part's config.json; asking for a key that it lacks is a CheckpointError that names both.
+
+    Of a config for both of CLIP's halves, as some text encoders have, the text's half.
+    """
 
     def __init__(self, file: Path):
-        super().__init__(read_json(file))
+        record = read_json(file)
+        super().__init__(record["text_config"] if isinstance(record.get("text_config"), dict) else record)
         self.file = file
 
     def __missing__(self, key: str) -> Any:
@@ -50,8 +54,7 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
     """Read a folder's JSON and check that every part the family needs is there. Raises CheckpointError."""
     root = Path(source)
     if not root.is_dir():
-        hint = "; a single-file checkpoint must first be saved in diffusers layout" if root.is_file() else ""
-        raise CheckpointError(f"{root} is not a folder{hint}")
+        raise CheckpointError(f"{root} is not a folder")
     if not (root / "model_index.json").is_file():
         raise CheckpointError(f"{root} is no checkpoint in diffusers layout: it has no model_index.json")
     index = read_json(root / "model_index.json")

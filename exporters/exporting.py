@@ -23,6 +23,7 @@ from .checkpoint import Checkpoint, open_checkpoint, read_json
 from .files import Say, building, file_entries, link, publish
 from .lowering import CHOICES, lower
 from .models.config import fits, spelled
+from .sources import Source, opened
 from .spec import Component
 from .tiles import cut
 from .trace import check_fit, declare_shapes, drop_inner_shapes, trace
@@ -44,17 +45,19 @@ def export(
     precision: str = "fp32",
     attention: str = "auto",
     static: tuple[int, int] | None = None,
+    prediction_type: str | None = None,
     verify: bool = True,
     copy_weights: bool = False,
     force: bool = False,
     defaults: Mapping[str, Any] | None = None,
     progress: Say | None = None,
 ) -> Path:
-    """Export the checkpoint folder ``source`` (diffusers layout, safetensors) to the bundle folder ``dest``.
+    """Export the checkpoint ``source``, a folder in diffusers layout or a single file, to the bundle folder ``dest``.
 
     precision     "fp32" or "fp16": the dtype of the weights to point at; they are not converted.
     attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
     static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
+    prediction_type  of a single file: "epsilon" or "v_prediction", where the guess (which is said) is wrong.
     verify        run each graph against eager PyTorch and write the certificate; outside tolerance is an ExportError.
     copy_weights  copy the weight files instead of hard-linking them (for a source that may be overwritten in place).
     force         replace ``dest`` where it is a bundle.
@@ -69,8 +72,26 @@ def export(
         raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(str(precision), PRECISIONS)}")
     if attention not in CHOICES:
         raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(str(attention), CHOICES)}")
-    checkpoint = open_checkpoint(source)
-    check_target(target, checkpoint.root, force)
+    check_target(target, Path(source), force)
+    with opened(Path(source), target, precision, prediction_type, copy_weights, say) as origin:
+        write_bundle(origin, target, precision, attention, static, verify, copy_weights, defaults or {}, say)
+    say(f"wrote {target}")
+    return target
+
+
+def write_bundle(
+    origin: Source,
+    target: Path,
+    precision: str,
+    attention: str,
+    static: tuple[int, int] | None,
+    verify: bool,
+    copy_weights: bool,
+    defaults: Mapping[str, Any],
+    say: Say,
+) -> None:
+    """Check everything that can be checked, then build the bundle and put it in its place."""
+    checkpoint = open_checkpoint(origin.root)
     components = checkpoint.components
     weights = {part: checkpoint.weights(part, precision) for part in checkpoint.family.parts}
     for component in {c.part: c for c in components}.values():
@@ -80,13 +101,14 @@ def export(
     if static and (len(static) != 2 or any(type(size) is not int or size <= 0 or size % factor for size in static)):
         given = "x".join(map(str, static))
         raise InvalidArgument(f"static size {given}: height and width must be multiples of {factor}")
-    settings = manifest_defaults(checkpoint, static, defaults or {}, factor, say)
+    settings = manifest_defaults(checkpoint, static, defaults, factor, say)
     tokenizer = tokenizer_entry(checkpoint)
     for name in checkpoint.skipped:
         say(f"skipping {name}: it is not exported yet")
 
     with building(target) as folder:
-        copy_parts(checkpoint, weights, folder, copy_weights, say)
+        origin.fill(say)
+        copy_parts(checkpoint, weights, folder, copy_weights and not origin.converted, say)
         specs = {}
         for component in components:
             variants, tiling = [], None
@@ -122,8 +144,6 @@ def export(
             manifest = certify(folder, checkpoint, components, manifest, precision, say)
         (folder / MANIFEST).write_text(manifest.dumps(), "utf-8")  # last: without it nothing loads
         publish(folder, target)
-    say(f"wrote {target}")
-    return target
 
 
 def check_target(target: Path, source: Path, force: bool) -> None:

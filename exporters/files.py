@@ -17,12 +17,12 @@ Say = Callable[[str], None]  # takes one line as each stage begins
 
 
 @contextlib.contextmanager
-def building(target: Path) -> Iterator[Path]:
-    """A folder to build in, beside the target; removed on any error. What dead exports left is removed first."""
+def building(target: Path, mark: str = "") -> Iterator[Path]:
+    """A folder to build in, beside the target; removed at the end. What dead exports left is removed first."""
+    folder = target.with_name(f"{target.name}.partial-{mark}{os.getpid()}")
     for stale in target.parent.glob(f"{glob.escape(target.name)}.partial-*"):
-        if not alive(stale.name.rpartition("-")[2]):
+        if stale == folder or not alive(stale.name.rpartition("-")[2]):
             remove(stale)
-    folder = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:
         folder.mkdir()
         yield folder
@@ -35,8 +35,8 @@ def building(target: Path) -> Iterator[Path]:
 
 
 def alive(pid: str) -> bool:
-    """Whether a process of that number runs here (and is not this one, whose last export is over)."""
-    if not pid.isdigit() or int(pid) == os.getpid():
+    """Whether a process of that number runs here."""
+    if not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)
@@ -52,6 +52,7 @@ def publish(folder: Path, target: Path) -> None:
     aside = folder.with_name(f"{target.name}.partial-old-{os.getpid()}")
     replaced = os.path.lexists(target)
     if replaced:
+        remove(aside)
         target.rename(aside)
     try:
         folder.rename(target)

@@ -94,9 +94,14 @@ def sizes_of(component: Component, static: str | None, factor: int) -> dict[str,
 
 
 def starting_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Token ids, noise, and what an inpainting UNet is told beside it: mask and picture (else no channels)."""
     ids = Tokenizer.from_bundle(folder, manifest)(["", PROMPT]).ids
     shape = (1, manifest.latents["channels"], PICTURE_LATENTS, PICTURE_LATENTS)
-    return {"ids": ids, "noise": np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)}
+    rng = np.random.default_rng(SEED)
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    sample = next(spec for spec in manifest.components["unet"].inputs if spec.name == "sample")
+    told = rng.standard_normal((1, int(sample.shape[1]) - shape[1], *shape[2:]), dtype=np.float32)
+    return {"ids": ids, "noise": noise, "told": told}
 
 
 def certify(

@@ -12,6 +12,7 @@ from diffrt.safetensors_header import HeaderError, TensorEntry, read_header
 
 STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' names for a weight file
 PRECISIONS = {"fp32": "F32", "fp16": "F16"}  # precision -> dtype in the safetensors header
+MARKS = {"fp32": ("",), "fp16": (".fp16", "")}  # of the files to look for, in this order
 IR_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16}
 
 # Names that checkpoints of different ages give to one tensor: today's -> 2022's.
@@ -76,18 +77,12 @@ def open_weights(folder: Path, precision: str) -> Weights:
     fp16 takes the ``fp16`` variant where there is one, else the plain file. Raises CheckpointError where there are no
     safetensors (a pickle is named, with how to convert it), or a file is damaged or missing.
     """
-    marks = (".fp16", "") if precision == "fp16" else ("",)
-    for stem in STEMS:
-        for mark in marks:
-            whole, index = (
-                folder / f"{stem}{mark}.safetensors",
-                folder / f"{stem}.safetensors.index{mark}.json",
-            )
-            if whole.is_file():
-                return Weights(folder, precision, headers([whole]))
-            if index.is_file():
-                return Weights(folder, precision, headers(shards(index)), index)
-    halves = [f.name for f in sorted(folder.glob("*.fp16.safetensors"))]
+    for mark in MARKS[precision]:
+        file = find(folder, mark)
+        if file is not None:
+            index = file if file.suffix == ".json" else None
+            return Weights(folder, precision, headers(shards(file) if index else [file]), index)
+    halves = [f.name for f in sorted(folder.glob("*.fp16.*")) if f.suffix in (".safetensors", ".bin")]
     if halves:
         raise CheckpointError(f"{folder.name}/ holds only {halves[0]}: export with --precision fp16")
     pickles = sorted(f.name for s in (".bin", ".ckpt", ".pt", ".pth") for f in folder.glob(f"*{s}"))
@@ -97,6 +92,19 @@ def open_weights(folder: Path, precision: str) -> Weights:
             f"and save it with save_pretrained(..., safe_serialization=True)"
         )
     raise CheckpointError(f"{folder.name}/ holds no weights: expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors")
+
+
+def find(folder: Path, mark: str) -> Path | None:
+    """A folder's safetensors file, or the index of its shards, whose name bears a variant's mark."""
+    for stem in STEMS:
+        for name in (
+            f"{stem}{mark}.safetensors",
+            f"{stem}.safetensors.index{mark}.json",
+            f"{stem}.safetensors{mark}.index.json",  # diffusers of early 2024
+        ):
+            if (folder / name).is_file():
+                return folder / name
+    return None
 
 
 def shards(index: Path) -> list[Path]:

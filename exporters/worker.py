@@ -71,7 +71,12 @@ def advance(name: str, call: Call, state: Arrays, scheduler: Mapping) -> Arrays:
     table = schedulers.from_config(scheduler).table(STEPS)
 
     def model(x: np.ndarray, t: float, embeds: np.ndarray) -> np.ndarray:
-        feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), "encoder_hidden_states": embeds}
+        told = np.broadcast_to(state["told"], (len(x), *state["told"].shape[1:]))
+        feeds = {
+            "sample": np.concatenate([x, told], axis=1),
+            "timestep": np.full(len(x), t, np.float32),
+            "encoder_hidden_states": embeds,
+        }
         return call(feeds)["out_sample"]
 
     negative, prompt = np.split(state["embeds"], 2)

@@ -7,4 +7,5 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
+    "StableDiffusionInpaintPipelineLegacy": STABLE_DIFFUSION,
 }

@@ -65,12 +65,6 @@ def test_no_folder(tmp_path):
     refused(tmp_path / "in" / "nothing", CheckpointError, "nothing", "is not a folder")
 
 
-def test_a_single_file(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "v1-5.safetensors").write_bytes(b"weights")
-    refused(tmp_path / "in" / "v1-5.safetensors", CheckpointError, "not a folder", "diffusers layout")
-
-
 def test_folder_without_index(tmp_path):
     (tmp_path / "in" / "checkpoint").mkdir(parents=True)
     refused(tmp_path / "in" / "checkpoint", CheckpointError, "no checkpoint in diffusers layout", "model_index.json")
@@ -87,7 +81,7 @@ def test_index_is_no_object(checkpoint, text):
 @pytest.mark.parametrize("name", ["StableDifusionPipeline", "FluxPipeline", ["module", "Pipeline"], 3, None])
 def test_pipeline_class(checkpoint, name):
     edit(checkpoint / "model_index.json", _class_name=name)
-    refused(checkpoint, CheckpointError, repr(name), "known: StableDiffusionPipeline")
+    refused(checkpoint, CheckpointError, repr(name), "known: StableDiffusionImg2ImgPipeline")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "scheduler", "tokenizer"])
@@ -135,7 +129,7 @@ def test_config_is_not_json(checkpoint, file):
         ("unet/config.json", {"attention_head_dim": 0}, ("'attention_head_dim'", "0")),
         ("unet/config.json", {"down_block_types": ["Down", "DownBlock2D"]}, ("'down_block_types'", "CrossAttn")),
         ("unet/config.json", {"use_linear_projection": 1}, ("'use_linear_projection'", "bool")),
-        ("unet/config.json", {"in_channels": 9}, ("takes 9", "have 4", "text-to-image")),
+        ("unet/config.json", {"in_channels": 8}, ("takes 8", "have 4", "for inpainting, 9")),
         ("unet/config.json", {"in_channels": None}, ("unet/config.json", "'in_channels'")),
         ("unet/config.json", {"cross_attention_dim": 64}, ("gives 32", "cross_attention_dim is 64")),
         ("vae/config.json", {"latent_channel": 4}, ("'latent_channel'", "did you mean 'latent_channels'")),
@@ -244,14 +238,66 @@ def test_damaged_safetensors(checkpoint, damage, word):
     refused(checkpoint, CheckpointError, UNET, word)
 
 
-@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "model.ckpt"])
-def test_pickle_is_not_opened(checkpoint, name):
-    """The file would make a folder if it were unpickled."""
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("form", ["zip", "old"])
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin"])
+def test_pickle_that_runs_code(checkpoint, name, form):
     (checkpoint / UNET).unlink()
     made = checkpoint.parent.with_name("made")
-    (checkpoint / "unet" / name).write_bytes(b"cos\nmkdir\n(S'%s'\ntR." % str(made).encode())
-    refused(checkpoint, CheckpointError, f"unet/{name} is a pickle", "safe_serialization=True")
+    torch.save(
+        {"conv_in.weight": torch.zeros(8, 4, 3, 3), "x": Evil(made)}, checkpoint / "unet" / name,
+        _use_new_zipfile_serialization=form == "zip",
+    )  # fmt: skip
+    words = ("is a pickle", "posix.mkdir") if form == "zip" else ("pickle of an old form",)
+    refused(checkpoint, CheckpointError, f"unet/{name} ", "run code", "safetensors.torch.save_file", *words,
+            precision="fp16" if "fp16" in name else "fp32")  # fmt: skip
     assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([torch.zeros(1)], ("holds a list", "not tensors by name")),
+        ({"conv_in.weight": torch.zeros(3).to_sparse()}, ("'conv_in.weight'", "not a plain array")),
+        ({"conv_in.weight": torch.zeros(3, dtype=torch.complex64)}, ("'conv_in.weight'", "complex64")),
+        ({"conv_in.weight": torch.zeros(3, device="meta")}, ("'conv_in.weight'", "not a plain array")),
+        ({"conv_in.weight": torch.zeros(1).expand(10**15)}, ("'conv_in.weight'", "not a plain array")),
+        ({"conv_in.weight": torch.zeros(8, 4, 3, 3)}, ("unet/", "is missing")),
+        ({}, ("unet/", "is missing")),
+    ],
+)
+def test_pickle_of_something_else(checkpoint, value, words):
+    (checkpoint / UNET).unlink()
+    torch.save(value, checkpoint / "unet" / "diffusion_pytorch_model.bin")
+    refused(checkpoint, CheckpointError, *words)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_truncated_pickle(checkpoint, share):
+    file = checkpoint / "unet" / "diffusion_pytorch_model.bin"
+    torch.save(load_file(checkpoint / UNET), file)
+    (checkpoint / UNET).unlink()
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    refused(checkpoint, CheckpointError, file.name, "save_file")
+
+
+def test_pickle_of_another_name(checkpoint):
+    (checkpoint / UNET).rename(checkpoint / "unet" / "model.ckpt")
+    refused(checkpoint, CheckpointError, "unet/model.ckpt is a pickle", "safe_serialization=True")
+
+
+def test_fp32_of_a_pickled_fp16_variant(checkpoint):
+    (checkpoint / UNET).rename(checkpoint / "unet" / "diffusion_pytorch_model.fp16.bin")
+    refused(checkpoint, CheckpointError, "holds only diffusion_pytorch_model.fp16.bin", "--precision fp16")
 
 
 def test_no_weights(checkpoint):
