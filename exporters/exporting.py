@@ -17,10 +17,12 @@ import onnx_ir as ir
 from diffrt import __version__, schedulers
 from diffrt.components.tokenizer import END, Tokenizer
 from diffrt.errors import BundleError, CheckpointError, InvalidArgument, nearest
+from diffrt.hub import PAGES
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Variant
 
 from .checkpoint import Checkpoint, open_checkpoint, read_json
 from .files import Say, building, file_entries, link, publish
+from .hub import find
 from .lowering import CHOICES, lower
 from .models.config import fits, spelled
 from .spec import Component
@@ -29,7 +31,6 @@ from .verify import certify, fit_preview
 from .weights import PRECISIONS, Weights, attach
 
 FALLBACK_SCHEDULER = "DDIMScheduler"
-SIDE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "README.md")  # kept where the source has them
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json",
@@ -40,6 +41,7 @@ def export(
     source: str | os.PathLike,
     dest: str | os.PathLike,
     *,
+    revision: str | None = None,
     precision: str = "fp32",
     attention: str = "auto",
     static: tuple[int, int] | None = None,
@@ -49,8 +51,10 @@ def export(
     defaults: Mapping[str, Any] | None = None,
     progress: Say | None = None,
 ) -> Path:
-    """Export the checkpoint folder ``source`` (diffusers layout, safetensors) to the bundle folder ``dest``.
+    """Export the checkpoint ``source`` (diffusers layout, safetensors) to the bundle folder ``dest``.
 
+    source        a folder, or the id of a model on the Hugging Face Hub, org/name, fetched into the hub's cache.
+    revision      the branch, tag or commit of an id.
     precision     "fp32" or "fp16": the dtype of the weights to point at; they are not converted.
     attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
     static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
@@ -60,7 +64,8 @@ def export(
     defaults      overrides of the manifest's defaults: height, width, num_inference_steps, guidance_scale.
     progress      is called with one line as each stage begins.
 
-    Returns the bundle's path. Raises InvalidArgument, CheckpointError or ExportError; nothing is left at ``dest``.
+    Returns the bundle's path. Raises InvalidArgument, CheckpointError, HubError or ExportError: then nothing is left
+    at ``dest``.
     """
     say = progress or (lambda line: None)
     target = Path(dest).absolute()
@@ -68,8 +73,9 @@ def export(
         raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(str(precision), PRECISIONS)}")
     if attention not in CHOICES:
         raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(str(attention), CHOICES)}")
-    checkpoint = open_checkpoint(source)
-    check_target(target, checkpoint.root, force)
+    check_target(target, force)
+    checkpoint = open_checkpoint(find(source, revision, precision, say))
+    check_apart(target, checkpoint.root)
     components = checkpoint.components
     weights = {part: checkpoint.weights(part, precision) for part in checkpoint.family.parts}
     for component in {c.part: c for c in components}.values():
@@ -117,13 +123,9 @@ def export(
     return target
 
 
-def check_target(target: Path, source: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
     if not target.parent.is_dir():
         raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
-    if source.resolve() in (target.resolve(), *target.resolve().parents):
-        raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
-    if target.resolve() in source.resolve().parents:
-        raise InvalidArgument(f"{target} holds the checkpoint {source}; choose another folder")
     if os.path.lexists(target):
         if not force:
             raise InvalidArgument(f"{target} exists; choose another folder, or replace a bundle with --force")
@@ -131,9 +133,16 @@ def check_target(target: Path, source: Path, force: bool) -> None:
             raise InvalidArgument(f"{target} is not a bundle (it has no {MANIFEST}); --force replaces bundles alone")
 
 
+def check_apart(target: Path, source: Path) -> None:
+    if source.resolve() in (target.resolve(), *target.resolve().parents):
+        raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
+    if target.resolve() in source.resolve().parents:
+        raise InvalidArgument(f"{target} holds the checkpoint {source}; choose another folder")
+
+
 def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: Path, copy: bool, say: Say) -> None:
     """Lay out the checkpoint's own files: JSON copied, weights hard-linked (or copied where links do not reach)."""
-    for name in SIDE_FILES:
+    for name in PAGES:
         if (checkpoint.root / name).is_file():
             shutil.copyfile(checkpoint.root / name, folder / name)
     index = read_json(checkpoint.root / "model_index.json") | {part: [None, None] for part in checkpoint.skipped}
