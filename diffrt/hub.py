@@ -152,7 +152,8 @@ def _message(error: BaseException, repo_id: str, revision: str | None) -> str:
             return f"{hub} refuses access to {repo_id} ({status}): {token}; the token needs the right to do this"
         case errors.HfHubHTTPError():
             status = error.response.status_code
-            return f"{hub} answered {status} for {repo_id}: {error.server_message or 'try again later'}"
+            advice = error.server_message or "try again later, and check HF_ENDPOINT where it is set"
+            return f"{hub} answered {status} for {repo_id}: {advice}"
         case errors.HTTPError():
             return f"{repo_id} needs {hub}, which does not answer ({detail}): check the network"
         case OSError(errno=int()):

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from diffrt import __version__, schedulers
 from diffrt.components.tokenizer import END, Tokenizer
 from diffrt.errors import BundleError, CheckpointError, InvalidArgument, nearest
-from diffrt.hub import PAGES
+from diffrt.hub import PAGES, is_id
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Variant
 
 from .checkpoint import Checkpoint, open_checkpoint, read_json
@@ -73,9 +73,9 @@ def export(
         raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(str(precision), PRECISIONS)}")
     if attention not in CHOICES:
         raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(str(attention), CHOICES)}")
-    check_target(target, force)
+    check_target(target, None if is_id(source) else Path(source), force)  # before anything is fetched
     checkpoint = open_checkpoint(find(source, revision, precision, say))
-    check_apart(target, checkpoint.root)
+    check_target(target, checkpoint.root, force)
     components = checkpoint.components
     weights = {part: checkpoint.weights(part, precision) for part in checkpoint.family.parts}
     for component in {c.part: c for c in components}.values():
@@ -123,21 +123,18 @@ def export(
     return target
 
 
-def check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, source: Path | None, force: bool) -> None:
     if not target.parent.is_dir():
         raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
+    if source and source.resolve() in (target.resolve(), *target.resolve().parents):
+        raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
+    if source and target.resolve() in source.resolve().parents:
+        raise InvalidArgument(f"{target} holds the checkpoint {source}; choose another folder")
     if os.path.lexists(target):
         if not force:
             raise InvalidArgument(f"{target} exists; choose another folder, or replace a bundle with --force")
         if not (target / MANIFEST).is_file():
             raise InvalidArgument(f"{target} is not a bundle (it has no {MANIFEST}); --force replaces bundles alone")
-
-
-def check_apart(target: Path, source: Path) -> None:
-    if source.resolve() in (target.resolve(), *target.resolve().parents):
-        raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
-    if target.resolve() in source.resolve().parents:
-        raise InvalidArgument(f"{target} holds the checkpoint {source}; choose another folder")
 
 
 def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: Path, copy: bool, say: Say) -> None:

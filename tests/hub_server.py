@@ -278,7 +278,8 @@ def serving() -> Iterator[Hub]:
     hub = Hub()
     handler = type("Handler", (Handler,), {"hub": hub})
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
-    hub.url, hub.storage = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    hub.url = f"http://127.0.0.1:{servers[0].server_port}"
+    hub.storage = f"http://localhost:{servers[1].server_port}"  # another host, as to the client
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
