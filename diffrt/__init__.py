@@ -13,13 +13,14 @@ from diffrt.errors import (
     CheckpointError,
     DiffrtError,
     ExportError,
+    HubError,
     InvalidArgument,
     NumericalError,
     ProviderError,
 )
 
 if TYPE_CHECKING:
-    from diffrt import schedulers
+    from diffrt import hub, schedulers
     from diffrt.pipeline import Pipeline, load
 
 __version__ = "0.1.0"
@@ -29,11 +30,13 @@ __all__ = [
     "CheckpointError",
     "DiffrtError",
     "ExportError",
+    "HubError",
     "InvalidArgument",
     "NumericalError",
     "Pipeline",
     "ProviderError",
     "__version__",
+    "hub",
     "load",
     "schedulers",
 ]
@@ -41,8 +44,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """On first use, so that importing diffrt stays quick."""
-    if name == "schedulers":
-        return importlib.import_module("diffrt.schedulers")
+    if name in ("hub", "schedulers"):
+        return importlib.import_module(f"diffrt.{name}")
     if name in ("Pipeline", "load"):
         return getattr(importlib.import_module("diffrt.pipeline"), name)
     raise AttributeError(f"module 'diffrt' has no attribute {name!r}")

@@ -34,7 +34,7 @@ class Bundle:
     def open(path: str | Path) -> "Bundle":
         """Raises BundleError, one line naming the file and what is wrong with it."""
         root = Path(path)
-        bundle = Bundle(root, _manifest(root))
+        bundle = Bundle(root, read_manifest(root))
         try:
             headers: Headers = {}
             for name, entry in bundle.manifest.files.items():
@@ -82,7 +82,8 @@ class Bundle:
         return min(fitting, key=lambda v: (v.size is None, order.index(v.attention)))
 
 
-def _manifest(root: Path) -> Manifest:
+def read_manifest(root: Path) -> Manifest:
+    """A folder's manifest. Raises BundleError where there is none or it is damaged."""
     path = root / MANIFEST
     if not path.is_file():
         if (root / "model_index.json").is_file():

@@ -1,5 +1,6 @@
 """The command line: thin over the library. Heavy imports stand inside the commands, so that --help is instant."""
 
+import os
 import re
 import sys
 import warnings
@@ -54,13 +55,16 @@ def cli(context: click.Context) -> None:
       diffrt export path/to/checkpoint my-bundle
       diffrt generate "a red apple" --model my-bundle
     """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # as ours: only on a terminal
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 @cli.command(short_help="Draw pictures from a prompt.")
 @click.argument("prompt")
-@click.option("--model", default="emoji", show_default=True, metavar="NAME|PATH", help="A bundle's name or folder.")
+@click.option("--model", default="emoji", show_default=True, metavar="NAME|PATH|ID", help="A bundle; ID: on the hub.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of an ID.")
 @click.option("-o", "--output", default="out.png", show_default=True, metavar="FILE", help="PNG, JPEG or WebP.")
 @click.option("--image", metavar="FILE", help="A picture to start from; its size is the result's.")
 @click.option("--strength", type=float, help="With --image: how much to change it, 0 to 1.")
@@ -82,6 +86,7 @@ def cli(context: click.Context) -> None:
 def generate(
     prompt: str,
     model: str,
+    revision: str | None,
     output: str,
     image: str | None,
     strength: float | None,
@@ -111,7 +116,10 @@ def generate(
     diffrt generate "a castle" --model my-bundle --scheduler euler --negative blurry
     diffrt generate "a green apple" --image apple.png --strength 0.6 -o green.png
     diffrt generate "a hat" --image cat.png --mask where.png -o cat-with-hat.png
+    diffrt generate "a castle" --model organization/bundle-on-the-hub
     """
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from tqdm import tqdm
 
     from diffrt import pipeline, schedulers
@@ -123,7 +131,7 @@ def generate(
         raise InvalidArgument(f"-n is {count}: give a whole number of at least 1")
     files = numbered(checked_output(output), count)
     seeds = resolve_seeds(seed, count)
-    pipe = pipeline.load(model, provider=provider, memory=memory)
+    pipe = pipeline.load(model, revision=revision, provider=provider, memory=memory)
     if scheduler is not None:
         pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
     with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal
@@ -154,6 +162,7 @@ def generate(
 @cli.command(short_help="Turn a checkpoint into a bundle, once.")
 @click.argument("source")
 @click.argument("dest")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a SOURCE on the hub.")
 @click.option(
     "--form", type=click.Choice(["components"]), default="components", show_default=True, help="Graphs to write."
 )
@@ -167,6 +176,7 @@ def generate(
 def export(
     source: str,
     dest: str,
+    revision: str | None,
     form: str,
     precision: str,
     attention: str,
@@ -176,13 +186,14 @@ def export(
     copy_weights: bool,
     force: bool,
 ) -> None:
-    """Export the checkpoint SOURCE (a folder in diffusers layout, or a single file) to the bundle DEST.
+    """Export the checkpoint SOURCE to the bundle DEST: a folder in diffusers layout, a single file, or an id on the hub.
 
     The graphs point into the checkpoint's own weights: a bundle on the same disk takes megabytes. Every graph is
     compared with PyTorch, and the figures are kept in the bundle.
 
     \b
     diffrt export path/to/stable-diffusion-v1-5 sd15
+    diffrt export organization/stable-diffusion-on-the-hub sd15
     diffrt export path/to/stable-diffusion-v1-5 sd15-fp16 --precision fp16
     diffrt export path/to/stable-diffusion-v1-5 sd15 --static 512x512 --force
     diffrt export model.safetensors my-bundle
@@ -202,6 +213,7 @@ def export(
     run_export(
         source,
         dest,
+        revision=revision,
         precision=precision,
         attention=attention,
         static=size,
@@ -216,7 +228,7 @@ def export(
 @cli.command(short_help="Say what a bundle holds.")
 @click.argument("bundle")
 def inspect(bundle: str) -> None:
-    """Print what BUNDLE (a name or a folder) holds, after the checks that loading makes."""
+    """Print what BUNDLE (a name, a folder or an id on the hub) holds, after the checks that loading makes."""
     from diffrt import pipeline
     from diffrt.bundle import Bundle
     from diffrt.summary import summary
@@ -228,7 +240,9 @@ def inspect(bundle: str) -> None:
 @click.argument("bundle")
 @click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="See diffrt providers.")
 def verify(bundle: str, provider: str) -> None:
-    """Check every byte of BUNDLE (a name or a folder), and re-run each graph on its recorded probe. No PyTorch."""
+    """Check every byte of BUNDLE (a name, a folder or an id on the hub), and re-run each graph on its recorded probe.
+    No PyTorch.
+    """
     from diffrt import pipeline
     from diffrt.bundle import Bundle
     from diffrt.verify import FileCheck
@@ -244,6 +258,25 @@ def verify(bundle: str, provider: str) -> None:
             click.echo(f"{verdict} {check.tolerance:.0e}: {figures}  {check.component}  {check.file}")
     if opened.manifest.probe is None:
         click.echo("diffrt: exported with --no-verify: the files are intact, there are no numbers to check", err=True)
+
+
+@cli.command(short_help="Publish a bundle on the Hugging Face Hub.")
+@click.argument("bundle")
+@click.argument("repo_id", metavar="ID")
+@click.option("--private", is_flag=True, help="Create it private; one that exists stays as it is.")
+@click.option("--revision", metavar="BRANCH", help="Push to this branch, created where there is none.")
+def push(bundle: str, repo_id: str, private: bool, revision: str | None) -> None:
+    """Publish BUNDLE (a name or a folder) as ID, organization/name, in one commit, and print its address.
+
+    Needs a token that may write: set HF_TOKEN, or run hf auth login. What goes up is what the manifest lists, and
+    README.md and LICENSE.
+
+    \b
+    diffrt push my-bundle me/my-bundle --private
+    """
+    from diffrt import hub, pipeline
+
+    click.echo(hub.push(pipeline.find(bundle), repo_id, private=private, revision=revision))
 
 
 @cli.command(short_help="List what can compute here.")

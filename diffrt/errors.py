@@ -23,6 +23,10 @@ class BundleError(DiffrtError):
     """A bundle is damaged, points outside its folder, or is newer than this program."""
 
 
+class HubError(DiffrtError):
+    """A model could not be fetched from the hub, or published there."""
+
+
 class ProviderError(DiffrtError):
     """An execution provider is unknown, not installed, or did not take the graph."""
 

@@ -94,7 +94,7 @@ class Manifest:
     latents: Mapping[str, Any]  # channels; scale_factor: pixels per latent
     tokenizer: Mapping[str, Any]  # folder, max_length, pad (a token)
     preview: Mapping[str, Any] | None  # matrix [C][3], bias [3]: latents to the decoder's RGB in [-1,1]
-    files: Mapping[str, FileEntry]  # every file of the bundle but the manifest
+    files: Mapping[str, FileEntry]  # every file of the bundle but the manifest and README.md
     components: Mapping[str, ComponentSpec]
     certificate: Mapping[str, Any] | None
     probe: str | None  # inputs and outputs of every graph, for `diffrt verify`

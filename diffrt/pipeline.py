@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffrt import request
+from diffrt import hub, request
 from diffrt.bundle import Bundle
 from diffrt.components.denoiser import Denoiser
 from diffrt.components.text_encoder import TextEncoder
@@ -30,27 +30,39 @@ NEEDS = {
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 
 
-def find(model: str | os.PathLike[str]) -> Path:
-    """The folder of a named bundle, else an existing path; "./emoji" forces the path. Neither: BundleError."""
+def find(model: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a named bundle, else an existing path ("./emoji" forces the path), else of a bundle on the hub.
+
+    Raises BundleError for none of them, HubError for what the hub does not give.
+    """
+    if hub.is_id(model):
+        return hub.fetch(str(model), revision)
+    if revision is not None:
+        raise InvalidArgument(f"revision is {revision!r}: only a model on the hub, org/name, has one; {model!r} is not")
     if isinstance(model, str) and model in BUNDLES:
         return BUNDLES[model]
     path = Path(model)
     if not path.is_dir():
         what = "a file, not a bundle's folder" if path.exists() else "neither a bundle's name nor an existing folder"
-        raise BundleError(f"{str(model)!r} is {what}; named bundles: {', '.join(BUNDLES)}")
+        raise BundleError(f"{str(model)!r} is {what}; named bundles: {', '.join(BUNDLES)}; on the hub: org/name")
     return path
 
 
-def load(model: str | os.PathLike[str], *, provider: str = "cpu", memory: str = "keep") -> "Pipeline":
-    """A pipeline from the name of a bundle or the path of one.
+def load(
+    model: str | os.PathLike[str], *, revision: str | None = None, provider: str = "cpu", memory: str = "keep"
+) -> "Pipeline":
+    """A pipeline from the name of a bundle, the path of one, or its id on the Hugging Face Hub, org/name.
+
+    revision is the branch, tag or commit of an id. What is fetched stays in the hub's cache.
 
     memory is "keep", graphs stay open from call to call, or "low": each is freed when its part of a call is over,
     so that a call never holds more than one and the next opens them again.
 
     Raises BundleError for a bundle that is missing or damaged, and for a raw checkpoint, which must be exported
-    first; ProviderError for a provider that is unknown or not installed.
+    first; HubError for what the hub does not give; ProviderError for a provider that is unknown or not installed.
     """
-    return Pipeline(Bundle.open(find(model)), provider=provider, memory=memory)
+    name = str(model) if hub.is_id(model) else None
+    return Pipeline(Bundle.open(find(model, revision)), provider=provider, memory=memory, name=name)
 
 
 class Pipeline:
@@ -59,7 +71,8 @@ class Pipeline:
     `pipe.scheduler` may be replaced: by `diffrt.schedulers.LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
     """
 
-    def __init__(self, bundle: Bundle, *, provider: str = "cpu", memory: str = "keep") -> None:
+    def __init__(self, bundle: Bundle, *, provider: str = "cpu", memory: str = "keep", name: str | None = None) -> None:
+        """`name` is what pictures say that they were drawn with, by default the folder's."""
         if memory not in MEMORY:
             raise InvalidArgument(f"unknown memory {memory!r}: {nearest(str(memory), MEMORY)}")
         self.bundle, self.provider = bundle, provider_of(provider)
@@ -74,7 +87,7 @@ class Pipeline:
             encoder=Encoder(bundle, self.provider, MEMORY[memory]),
             decoder=Decoder(bundle, self.provider, MEMORY[memory]),
             colours=(preview["matrix"], preview["bias"]) if preview else None,
-            model=bundle.root.resolve().name,
+            model=name or bundle.root.resolve().name,
             keep=memory == "keep",
         )
 

@@ -17,10 +17,12 @@ import onnx_ir as ir
 from diffrt import __version__, schedulers
 from diffrt.components.tokenizer import END, Tokenizer
 from diffrt.errors import BundleError, CheckpointError, InvalidArgument, nearest
+from diffrt.hub import PAGES, is_id
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling, Variant
 
 from .checkpoint import Checkpoint, open_checkpoint, read_json
 from .files import Say, building, file_entries, link, publish
+from .hub import find
 from .lowering import CHOICES, lower
 from .models.config import fits, spelled
 from .sources import Source, opened
@@ -31,7 +33,6 @@ from .verify import certify, fit_preview
 from .weights import PRECISIONS, Weights, attach
 
 FALLBACK_SCHEDULER = "DDIMScheduler"
-SIDE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "README.md")  # kept where the source has them
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json",
@@ -42,6 +43,7 @@ def export(
     source: str | os.PathLike,
     dest: str | os.PathLike,
     *,
+    revision: str | None = None,
     precision: str = "fp32",
     attention: str = "auto",
     static: tuple[int, int] | None = None,
@@ -52,8 +54,10 @@ def export(
     defaults: Mapping[str, Any] | None = None,
     progress: Say | None = None,
 ) -> Path:
-    """Export the checkpoint ``source``, a folder in diffusers layout or a single file, to the bundle folder ``dest``.
+    """Export the checkpoint ``source`` to the bundle folder ``dest``.
 
+    source        a folder in diffusers layout, a single file, or org/name, the id of a model on the Hugging Face Hub.
+    revision      the branch, tag or commit of an id.
     precision     "fp32" or "fp16": the dtype of the weights to point at; they are not converted.
     attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
     static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
@@ -64,7 +68,8 @@ def export(
     defaults      overrides of the manifest's defaults: height, width, num_inference_steps, guidance_scale.
     progress      is called with one line as each stage begins.
 
-    Returns the bundle's path. Raises InvalidArgument, CheckpointError or ExportError; nothing is left at ``dest``.
+    Returns the bundle's path. Raises InvalidArgument, CheckpointError, HubError or ExportError: then nothing is left
+    at ``dest``.
     """
     say = progress or (lambda line: None)
     target = Path(dest).absolute()
@@ -72,8 +77,9 @@ def export(
         raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(str(precision), PRECISIONS)}")
     if attention not in CHOICES:
         raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(str(attention), CHOICES)}")
-    check_target(target, Path(source), force)
-    with opened(Path(source), target, precision, prediction_type, copy_weights, say) as origin:
+    check_target(target, None if is_id(source) else Path(source), force)  # before anything is fetched
+    folder = find(source, revision, precision, say)
+    with opened(folder, target, precision, prediction_type, copy_weights, say) as origin:
         write_bundle(origin, target, precision, attention, static, verify, copy_weights, defaults or {}, say)
     say(f"wrote {target}")
     return target
@@ -146,12 +152,12 @@ def write_bundle(
         publish(folder, target)
 
 
-def check_target(target: Path, source: Path, force: bool) -> None:
+def check_target(target: Path, source: Path | None, force: bool) -> None:
     if not target.parent.is_dir():
         raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
-    if source.resolve() in (target.resolve(), *target.resolve().parents):
+    if source and source.resolve() in (target.resolve(), *target.resolve().parents):
         raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
-    if target.resolve() in source.resolve().parents:
+    if source and target.resolve() in source.resolve().parents:
         raise InvalidArgument(f"{target} holds the checkpoint {source}; choose another folder")
     if os.path.lexists(target):
         if not force:
@@ -162,7 +168,7 @@ def check_target(target: Path, source: Path, force: bool) -> None:
 
 def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: Path, copy: bool, say: Say) -> None:
     """Lay out the checkpoint's own files: JSON copied, weights hard-linked (or copied where links do not reach)."""
-    for name in SIDE_FILES:
+    for name in PAGES:
         if (checkpoint.root / name).is_file():
             shutil.copyfile(checkpoint.root / name, folder / name)
     index = read_json(checkpoint.root / "model_index.json") | {part: [None, None] for part in checkpoint.skipped}

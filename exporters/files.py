@@ -82,8 +82,9 @@ def link(source: Path, target: Path, copy: bool, say: Say) -> None:
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:
-    """An entry for every file but the manifest, by its path in the folder."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != MANIFEST)
+    """An entry for every file but the manifest and README.md, a page that may be edited, by its path in the folder."""
+    apart = (folder / MANIFEST, folder / "README.md")
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f not in apart)
     return {file.relative_to(folder).as_posix(): file_entry(file) for file in files}
 
 

@@ -108,17 +108,25 @@ def find(folder: Path, mark: str) -> Path | None:
 
 
 def shards(index: Path) -> list[Path]:
-    """The files that a sharded checkpoint's index names, each a plain name beside it."""
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{index.parent.name}/{index.name} is not an index of safetensors shards") from error
+    """The files that a sharded checkpoint's index names."""
+    names = shard_names(index)
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index.parent.name}/{index.name} names {name!r}, not a safetensors file beside it")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index.parent.name}/{name} is missing; {index.name} lists it")
     return [index.parent / name for name in names]
+
+
+def shard_names(index: Path) -> list[str]:
+    """What a sharded checkpoint's index names: plain names of files beside it."""
+    suffix = ".bin" if ".bin." in index.name else ".safetensors"
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index.parent.name}/{index.name} is not an index of {suffix[1:]} shards") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
+            raise CheckpointError(f"{index.parent.name}/{index.name} names {name!r}, not a {suffix[1:]} file beside it")
+    return names
 
 
 def headers(files: Iterable[Path]) -> dict[str, tuple[Path, TensorEntry]]:

@@ -16,7 +16,7 @@ import diffrt
 from diffrt.cli import cli, run
 from diffrt.image import read_parameters
 
-COMMANDS = ["generate", "export", "inspect", "verify", "providers", "schedulers"]
+COMMANDS = ["generate", "export", "inspect", "verify", "push", "providers", "schedulers"]
 
 
 @pytest.fixture
