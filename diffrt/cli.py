@@ -186,7 +186,7 @@ def export(
     copy_weights: bool,
     force: bool,
 ) -> None:
-    """Export the checkpoint SOURCE to the bundle DEST: a folder in diffusers layout, a single file, or an id on the hub.
+    """Export the checkpoint SOURCE (a folder in diffusers layout, a single file, an id on the hub) to the bundle DEST.
 
     The graphs point into the checkpoint's own weights: a bundle on the same disk takes megabytes. Every graph is
     compared with PyTorch, and the figures are kept in the bundle.
