@@ -121,7 +121,7 @@ def test_bad_options(generate, tmp_path, arguments, says):
     assert err.startswith("diffrt: ")
     assert err.count("\n") == 1
     assert says in err
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["empty"]
 
 
 def test_bad_command_lines(capsys, sd1_checkpoint, tmp_path):
@@ -132,12 +132,13 @@ def test_bad_command_lines(capsys, sd1_checkpoint, tmp_path):
     fails(capsys, ["inspect", tmp_path], "diffrt.json")
     fails(capsys, ["verify", tmp_path], "diffrt.json")
     fails(capsys, ["verify", tmp_path, "--provider", "x"], "diffrt")
-    fails(capsys, ["export", tmp_path, tmp_path / "out"], "model_index.json")
+    (tmp_path / "empty").mkdir()
+    fails(capsys, ["export", tmp_path / "empty", tmp_path / "out"], "model_index.json")
     fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--static", "512"], "512x512")
     fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--static", "60x64"], "60x64")
     fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--precision", "fp17"], "did you mean 'fp16'")
     fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--form", "single"], "components")
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["empty"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(generate, tmp_path, monkeypatch):
@@ -148,7 +149,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(generate, tmp_path, monkeypa
     monkeypatch.setattr(Image.Image, "save", full)
     code, out, err = generate("-o", "a.png", "--steps", "1")
     assert (code, out, err) == (2, "", "diffrt: No space left on device\n")
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["empty"]
 
 
 def test_interrupting(sd1_bundle, tmp_path):
