@@ -40,7 +40,9 @@ def cut(model: ir.Model) -> Cut | None:
     if not ups and not downs:
         return None
     boundary = ups[0].inputs[0] if ups else downs[-1].outputs[0]
-    assert boundary is not None and boundary.shape is not None
+    assert boundary is not None
+    boundary = as_float32(model, boundary)
+    assert boundary.shape is not None
     boundary.name, boundary.shape = "features", ir.Shape([1, boundary.shape[1], "h", "w"])
     if downs:
         measure_at(model, boundary)
@@ -49,6 +51,22 @@ def cut(model: ir.Model) -> Cut | None:
     halo = math.ceil(reach(tiled, 2 ** len(downs))) + 1
     norms, groups = tell_norms(tiled, 2 ** len(downs))
     return Cut(whole, tiled, halo, norms, groups)
+
+
+def as_float32(model: ir.Model, value: ir.Value) -> ir.Value:
+    """The value itself, or where it is of half precision, the same on its way through float32."""
+    node = value.producer()
+    assert node is not None and value.dtype is not None
+    if value.dtype == ir.DataType.FLOAT:
+        return value
+    wide = ir.node("Cast", [value], {"to": ir.DataType.FLOAT})
+    back = ir.node("Cast", [wide.outputs[0]], {"to": value.dtype})
+    ir.convenience.replace_all_uses_with(value, back.outputs[0])
+    wide.replace_input_with(0, value)
+    for cast, dtype in ((wide, ir.DataType.FLOAT), (back, value.dtype)):
+        cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(dtype)
+    model.graph.insert_after(node, [wide, back])
+    return wide.outputs[0]
 
 
 def measure_at(model: ir.Model, boundary: ir.Value) -> None:
