@@ -49,6 +49,7 @@ class ComponentSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     variants: tuple[Variant, ...]
+    overflows: Mapping[str, float] | None = None  # of fp16: nodes that do not fit it -> magnitude at export
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Manifest:
         }
         for component in record["components"].values():
             del component["name"]
+            if component["overflows"] is None:
+                del component["overflows"]
         return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @staticmethod
@@ -145,8 +148,13 @@ _variant = record(
 
 def _component(name: str, value: Any, where: str) -> ComponentSpec:
     fields = record(
-        dict, inputs=list_of(_tensor, 1), outputs=list_of(_tensor, 1), variants=list_of(_variant, 1)
-    )(value, where)  # fmt: skip
+        dict,
+        spare=("overflows",),
+        inputs=list_of(_tensor, 1),
+        outputs=list_of(_tensor, 1),
+        variants=list_of(_variant, 1),
+        overflows=strict.keyed(lambda key, value, where: strict.number(value, where)),
+    )(value, where)
     return ComponentSpec(name, **fields)
 
 

@@ -97,7 +97,7 @@ class Session:
                 fix = (
                     "its inputs or weights are damaged: try another seed, then diffrt verify"
                     if self._precision == "fp32"
-                    else "use --precision fp32 when exporting"
+                    else "export again, which measures what overflows, or with --precision fp32"
                 )
                 raise NumericalError(f"{self.name} ({self._precision}) gave NaN or infinity in {output}: {fix}")
         return outputs

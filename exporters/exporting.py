@@ -21,8 +21,10 @@ from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Variant
 
 from .checkpoint import Checkpoint, open_checkpoint, read_json
 from .files import Say, building, file_entries, link, publish
+from .halves import halve
 from .lowering import CHOICES, lower
 from .models.config import fits, spelled
+from .precision import widen_overflows
 from .spec import Component
 from .trace import check_fit, declare_shapes, trace
 from .verify import certify, fit_preview
@@ -51,7 +53,8 @@ def export(
 ) -> Path:
     """Export the checkpoint folder ``source`` (diffusers layout, safetensors) to the bundle folder ``dest``.
 
-    precision     "fp32" or "fp16": the dtype of the weights to point at; they are not converted.
+    precision     "fp32" or "fp16". fp16 points at the checkpoint's fp16 weights and converts fp32 ones into the bundle
+                  where it has none; what overflows is measured, and computes in fp32.
     attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
     static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
     verify        run each graph against eager PyTorch and write the certificate; outside tolerance is an ExportError.
@@ -85,15 +88,29 @@ def export(
         say(f"skipping {name}: it is not exported yet")
 
     with building(target) as folder:
-        copy_parts(checkpoint, weights, folder, copy_weights, say)
+        weights = copy_parts(checkpoint, weights, folder, copy_weights, say)
+        traced: dict[str, dict[tuple[int, int] | None, ir.Model]] = {}
+        for component in components:
+            config, part = checkpoint.configs[component.part], weights[component.part]
+            traced[component.name] = {}
+            for size in (None, static) if static else (None,):
+                fixed = fixed_axes(component, size, factor)
+                if size is None or fixed:
+                    say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
+                    traced[component.name][size] = model = trace(component, config, part, fixed)
+                    attach(model, part)
+        causes: dict[str, dict[str, float]] = {}
+        if precision == "fp16":
+            causes = widen_overflows(folder, checkpoint, components, traced, settings, tokenizer, say)
         specs = {}
         for component in components:
             variants = []
-            for size in (None, static) if static else (None,):
-                say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
-                part = weights[component.part]
-                variants += write_graphs(checkpoint, component, part, attention, size, factor, folder)
-            specs[component.name] = ComponentSpec(component.name, component.inputs, component.outputs, tuple(variants))
+            for size, model in traced[component.name].items():
+                fixed = fixed_axes(component, size, factor)
+                variants += write_graphs(component, model, precision, attention, size, fixed, folder)
+            specs[component.name] = ComponentSpec(
+                component.name, component.inputs, component.outputs, tuple(variants), causes.get(component.name)
+            )
         say("hashing")
         manifest = Manifest(
             generator=f"diffrt {__version__}",
@@ -131,8 +148,11 @@ def check_target(target: Path, source: Path, force: bool) -> None:
             raise InvalidArgument(f"{target} is not a bundle (it has no {MANIFEST}); --force replaces bundles alone")
 
 
-def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: Path, copy: bool, say: Say) -> None:
-    """Lay out the checkpoint's own files: JSON copied, weights hard-linked (or copied where links do not reach)."""
+def copy_parts(
+    checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: Path, copy: bool, say: Say
+) -> dict[str, Weights]:
+    """Lay out the checkpoint's own files: JSON copied, weights hard-linked (or copied where links do not reach), or
+    converted. Returns the weights that the graphs are to point at."""
     for name in SIDE_FILES:
         if (checkpoint.root / name).is_file():
             shutil.copyfile(checkpoint.root / name, folder / name)
@@ -145,29 +165,30 @@ def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: P
             shutil.copyfile(checkpoint.root / "tokenizer" / name, folder / "tokenizer" / name)
     name = "scheduler/scheduler_config.json"
     shutil.copyfile(checkpoint.root / name, folder / name)
+    placed = dict(weights)
     for part, tensors in weights.items():
         shutil.copyfile(checkpoint.root / part / "config.json", folder / part / "config.json")
+        if tensors.to_halve:
+            say(f"converting {part} to fp16")
+            placed[part] = halve(tensors, folder / part)
+            continue
         if tensors.index:
             shutil.copyfile(tensors.index, folder / part / tensors.index.name)
         for file in tensors.files:
             link(file.resolve(), folder / part / file.name, copy, say)
+    return placed
 
 
 def write_graphs(
-    checkpoint: Checkpoint,
     component: Component,
-    weights: Weights,
+    traced: ir.Model,
+    precision: str,
     attention: str,
     static: tuple[int, int] | None,
-    factor: int,
+    fixed: Mapping[str, int],
     folder: Path,
 ) -> list[Variant]:
-    """Trace a component once and write one graph for each form of attention that differs."""
-    fixed = fixed_axes(component, static, factor)
-    if static and not fixed:
-        return []
-    traced = trace(component, checkpoint.configs[component.part], weights, fixed)
-    attach(traced, weights)
+    """Write one graph for each form of attention that differs."""
     size = f"{static[0]}x{static[1]}" if static else None
     variants: list[Variant] = []
     for form in CHOICES[attention]:
@@ -178,13 +199,13 @@ def write_graphs(
             continue
         declare_shapes(model, component, fixed)
         marks = [
-            weights.precision if weights.precision != "fp32" else "",
+            precision if precision != "fp32" else "",
             form if form != "portable" else "",
             size or "",
         ]
         file = ".".join([component.graph, *filter(None, marks), "onnx"])
         ir.save(model, folder / component.part / file)
-        variants.append(Variant(f"{component.part}/{file}", weights.precision, form, size))
+        variants.append(Variant(f"{component.part}/{file}", precision, form, size))
     return variants
 
 

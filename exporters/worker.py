@@ -1,7 +1,8 @@
 """One step of a certificate in its own process, so that memory is that of one component: ``-m exporters.worker JOB``.
 
 JOB is a JSON file. Sides: "eager" runs a component in PyTorch in float32, "onnx" runs its graphs in ONNX Runtime,
-both on the same inputs and both carrying a short generation one stage further; "preview" fits the linear preview.
+both on the same inputs and both carrying a short generation one stage further; "range" does it with one graph that
+gives the ranges of its values as well; "preview" fits the linear preview.
 """
 
 import json
@@ -20,6 +21,7 @@ Arrays = dict[str, np.ndarray]
 Call = Callable[[Arrays], Arrays]
 
 STEPS, GUIDANCE, SEED = 4, 7.5, 0  # the short generation
+OUTPUTS, LOGITS = "range_of_outputs", "range_of_logits"  # outputs of a graph that is measured: see ranges.py
 
 
 def eager(source: str, name: str, precision: str) -> Call:
@@ -110,13 +112,38 @@ def check(job: Mapping) -> Arrays:
     return out
 
 
+def measure_ranges(job: Mapping) -> Arrays:
+    """The largest magnitudes over the job's inputs, the short generation, and both ends of the noise."""
+    name, scheduler = job["component"], job["scheduler"]
+    run = onnx(job["bundle"], name, job["files"][0])
+    found: Arrays = {}
+
+    def call(feeds: Arrays) -> Arrays:
+        out = run(feeds)
+        for key in (OUTPUTS, LOGITS):
+            if key in out:
+                found[key] = np.maximum(found.get(key, 0), out.pop(key))
+        return out
+
+    call(load_file(job["inputs"]))
+    state = advance(name, call, load_file(job["state"]), scheduler)
+    if name == "unet":
+        for t, x in ((scheduler.get("num_train_timesteps", 1000) - 1, state["noise"]), (0, state["latents"])):
+            prompt = state["embeds"][-len(x) :]
+            call({"sample": x, "timestep": np.full(len(x), t, np.float32), "encoder_hidden_states": prompt})
+    if name == "vae_encoder":
+        call({"sample": state["picture"].clip(-1, 1)})
+    save_file({key: np.ascontiguousarray(array) for key, array in state.items()}, job["state"])
+    return found
+
+
 def main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text("utf-8"))
     if job["side"] == "preview":
         decoder = onnx(job["bundle"], job["component"], job["files"][0])
         out = fit_preview(decoder, job["channels"], job["factor"])
     else:
-        out = check(job)
+        out = measure_ranges(job) if job["side"] == "range" else check(job)
     save_file(out, job["out"])
 
 
