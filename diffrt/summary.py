@@ -50,7 +50,7 @@ def _overflows(nodes: Mapping[str, float]) -> str:
     if not nodes:
         return "all of it fits fp16, as measured at export"
     name = max(nodes, key=lambda node: nodes[node])
-    return f"{len(nodes)} nodes do not fit fp16 and compute in fp32, most of all {name}: {nodes[name]:.3g}"
+    return f"does not fit fp16 and computes in fp32: {len(nodes)} node(s), up to {nodes[name]:.3g} in {name}"
 
 
 def _certificate(certificate: Any) -> Iterator[str]:

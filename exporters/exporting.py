@@ -54,7 +54,8 @@ def export(
     """Export the checkpoint folder ``source`` (diffusers layout, safetensors) to the bundle folder ``dest``.
 
     precision     "fp32" or "fp16". fp16 points at the checkpoint's fp16 weights and converts fp32 ones into the bundle
-                  where it has none; what overflows is measured, and computes in fp32.
+                  where it has none. What overflows is measured, with verify or without, by running each component in
+                  fp32 in a process of its own; it computes in fp32.
     attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
     static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
     verify        run each graph against eager PyTorch and write the certificate; outside tolerance is an ExportError.

@@ -24,7 +24,7 @@ from .ranges import Ranges, beyond, computing, observed
 from .spec import Component
 from .trace import declare_shapes
 from .verify import run_worker
-from .worker import LOGITS, OUTPUTS, SEED
+from .worker import LOGITS, OUTPUTS, SEED, starting
 
 PROMPTS = (
     "a red apple",
@@ -82,7 +82,8 @@ def measure(
         scratch = Path(name)
         state, inputs = scratch / "state.safetensors", scratch / "inputs.safetensors"
         noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
-        save_file({"ids": tokens(["", "", "", *PROMPTS]).ids, "noise": noise}, state)
+        channels = next(int(c.inputs[0].shape[1]) for c in components if c.name == "unet")
+        save_file({"ids": tokens(["", "", "", *PROMPTS]).ids} | starting(noise, channels), state)
         for component in sorted(components, key=lambda c: c.name == "vae_encoder"):  # it takes the decoder's pictures
             say(f"measuring {component.name}: which of its values fp16 cannot hold")
             graph = folder / component.part / f"{component.graph}.ranges.onnx"

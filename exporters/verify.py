@@ -29,7 +29,7 @@ from diffrt.manifest import ComponentSpec, Manifest
 from .checkpoint import Checkpoint
 from .files import Say, file_entry
 from .spec import Component
-from .worker import GUIDANCE, SEED, STEPS
+from .worker import GUIDANCE, SEED, STEPS, starting
 
 PROBE = "probe.safetensors"
 PROMPT = "a red apple"
@@ -96,7 +96,8 @@ def sizes_of(component: Component, static: str | None, factor: int) -> dict[str,
 def starting_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     ids = Tokenizer.from_bundle(folder, manifest)(["", PROMPT]).ids
     shape = (1, manifest.latents["channels"], PICTURE_LATENTS, PICTURE_LATENTS)
-    return {"ids": ids, "noise": np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)}
+    noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
+    return {"ids": ids} | starting(noise, int(manifest.components["unet"].inputs[0].shape[1]))
 
 
 def certify(
