@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .files import Say, building, file_entries, link, publish
 from .halves import halve
 from .lowering import CHOICES, lower
 from .models.config import fits, spelled
-from .precision import widen_overflows
+from .precision import Size, widen_overflows
 from .spec import Component
 from .trace import check_fit, declare_shapes, trace
 from .verify import certify, fit_preview
@@ -90,27 +90,16 @@ def export(
 
     with building(target) as folder:
         weights = copy_parts(checkpoint, weights, folder, copy_weights, say)
-        traced: dict[str, dict[tuple[int, int] | None, ir.Model]] = {}
-        for component in components:
-            config, part = checkpoint.configs[component.part], weights[component.part]
-            traced[component.name] = {}
-            for size in (None, static) if static else (None,):
-                fixed = fixed_axes(component, size, factor)
-                if size is None or fixed:
-                    say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
-                    traced[component.name][size] = model = trace(component, config, part, fixed)
-                    attach(model, part)
-        causes: dict[str, dict[str, float]] = {}
-        if precision == "fp16":
-            causes = widen_overflows(folder, checkpoint, components, traced, settings, tokenizer, say)
         specs = {}
-        for component in components:
+        for component, models, overflows in graphs(
+            folder, checkpoint, weights, components, precision, static, settings, tokenizer, say
+        ):
             variants = []
-            for size, model in traced[component.name].items():
+            for size, model in models.items():
                 fixed = fixed_axes(component, size, factor)
                 variants += write_graphs(component, model, precision, attention, size, fixed, folder)
             specs[component.name] = ComponentSpec(
-                component.name, component.inputs, component.outputs, tuple(variants), causes.get(component.name)
+                component.name, component.inputs, component.outputs, tuple(variants), overflows
             )
         say("hashing")
         manifest = Manifest(
@@ -178,6 +167,39 @@ def copy_parts(
         for file in tensors.files:
             link(file.resolve(), folder / part / file.name, copy, say)
     return placed
+
+
+def graphs(
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: Mapping[str, Weights],
+    components: tuple[Component, ...],
+    precision: str,
+    static: tuple[int, int] | None,
+    settings: Defaults,
+    tokenizer: Mapping[str, Any],
+    say: Say,
+) -> Iterator[tuple[Component, dict[Size, ir.Model], dict[str, float] | None]]:
+    """Trace each component for any size (None) and for the static one, and yield its graphs with what overflows in
+    them: at once, but for fp16 when all are traced and measured."""
+    factor = checkpoint.family.latents(checkpoint.configs)["scale_factor"]
+    waiting: dict[str, dict[Size, ir.Model]] = {}
+    for component in components:
+        models: dict[Size, ir.Model] = {}
+        for size in (None, static) if static else (None,):
+            fixed = fixed_axes(component, size, factor)
+            if size is None or fixed:
+                say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
+                models[size] = trace(component, checkpoint.configs[component.part], weights[component.part], fixed)
+                attach(models[size], weights[component.part])
+        if precision == "fp16":
+            waiting[component.name] = models
+        else:
+            yield component, models, None
+    if waiting:
+        overflows = widen_overflows(folder, checkpoint, components, waiting, settings, tokenizer, say)
+        for component in components:
+            yield component, waiting[component.name], overflows[component.name]
 
 
 def write_graphs(

@@ -26,6 +26,8 @@ from .trace import declare_shapes
 from .verify import run_worker
 from .worker import LOGITS, OUTPUTS, SEED, starting
 
+Size = tuple[int, int] | None  # (height, width) in pixels of a graph's pictures, or any
+
 PROMPTS = (
     "a red apple",
     "a photograph of an astronaut riding a horse on the moon, highly detailed, sharp focus",
@@ -38,7 +40,7 @@ def widen_overflows(
     folder: Path,
     checkpoint: Checkpoint,
     components: tuple[Component, ...],
-    traced: Mapping[str, Mapping[tuple[int, int] | None, ir.Model]],
+    traced: Mapping[str, Mapping[Size, ir.Model]],
     defaults: Defaults,
     tokenizer: Mapping[str, Any],
     say: Say,
