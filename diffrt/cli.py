@@ -166,7 +166,7 @@ def generate(
 @click.option(
     "--form", type=click.Choice(["components"]), default="components", show_default=True, help="Graphs to write."
 )
-@click.option("--precision", default="fp32", show_default=True, metavar="fp32|fp16", help="Which weights to point at.")
+@click.option("--precision", default="fp32", show_default=True, metavar="fp32|fp16", help="fp16 is half the disk.")
 @click.option("--attention", default="auto", show_default=True, metavar="auto|portable|ort|sliced", help="Its form.")
 @click.option("--static", metavar="HxW", help="Add graphs for pictures of exactly this size, such as 512x512.")
 @click.option("--prediction-type", metavar="epsilon|v_prediction", help="Of a single file, where the guess is wrong.")
@@ -189,7 +189,8 @@ def export(
     """Export the checkpoint SOURCE (a folder in diffusers layout, a single file, an id on the hub) to the bundle DEST.
 
     The graphs point into the checkpoint's own weights: a bundle on the same disk takes megabytes. Every graph is
-    compared with PyTorch, and the figures are kept in the bundle.
+    compared with PyTorch, and the figures are kept in the bundle. With --precision fp16, weights that are not fp16 yet
+    are converted, and what overflows is measured and computes in fp32.
 
     \b
     diffrt export path/to/stable-diffusion-v1-5 sd15

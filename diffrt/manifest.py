@@ -62,6 +62,7 @@ class ComponentSpec:
     outputs: tuple[TensorSpec, ...]
     variants: tuple[Variant, ...]
     tiling: Tiling | None = None
+    overflows: Mapping[str, float] | None = None  # of fp16: nodes that do not fit it -> magnitude at export
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -106,8 +107,9 @@ class Manifest:
         }
         for component in record["components"].values():
             del component["name"]
-            if component["tiling"] is None:
-                del component["tiling"]
+            for key in ("tiling", "overflows"):
+                if component[key] is None:
+                    del component[key]
         return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @staticmethod
@@ -175,11 +177,12 @@ _tiling = record(
 def _component(name: str, value: Any, where: str) -> ComponentSpec:
     fields = record(
         dict,
-        spare=("tiling",),
+        spare=("tiling", "overflows"),
         inputs=list_of(_tensor, 1),
         outputs=list_of(_tensor, 1),
         variants=list_of(_variant, 1),
         tiling=optional(_tiling),
+        overflows=strict.keyed(lambda key, value, where: strict.number(value, where)),
     )(value, where)
     return ComponentSpec(name, **fields)
 

@@ -51,11 +51,19 @@ class Session:
     """A graph ready to run. `component` and `precision` are what errors call it by."""
 
     def __init__(
-        self, graph: Path, provider: Provider, component: str = "", precision: str = "fp32", *, arena: bool = True
+        self,
+        graph: Path,
+        provider: Provider,
+        component: str = "",
+        precision: str = "fp32",
+        *,
+        arena: bool = True,
+        brief: bool = False,
     ) -> None:
         """Raises ProviderError where the provider is missing or refuses the graph, BundleError for a bad graph.
 
-        `arena` keeps working memory between runs: for a graph that runs at every step.
+        `arena` keeps working memory between runs: for a graph that runs at every step. A `brief` session
+        is for a few runs: it leaves the layout of weights as it is, loads faster in less memory, and runs slower.
         """
         ort = runtime()
         require(provider)
@@ -64,6 +72,9 @@ class Session:
         options.log_severity_level = SILENT
         options.enable_mem_pattern = False  # sizes change from call to call: patterns only held memory
         options.enable_cpu_mem_arena = arena
+        if brief:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # what looks on values runs before they pile up
         try:
             self._session = ort.InferenceSession(
                 str(graph), options, providers=[(provider.runtime_name, dict(provider.options))]
@@ -97,7 +108,7 @@ class Session:
                 fix = (
                     "its inputs or weights are damaged: try another seed, then diffrt verify"
                     if self._precision == "fp32"
-                    else "use --precision fp32 when exporting"
+                    else "export again, which measures what overflows, or with --precision fp32"
                 )
                 raise NumericalError(f"{self.name} ({self._precision}) gave NaN or infinity in {output}: {fix}")
         return outputs

@@ -1,6 +1,6 @@
 """A readable summary of a bundle, for `diffrt inspect`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from posixpath import dirname
 from typing import Any
 
@@ -31,6 +31,10 @@ def _lines(bundle: Bundle) -> Iterator[str]:
         for v in component.variants:
             facts = f"{v.precision}, {v.attention}, {v.static or 'any size'}"
             yield f"  {v.file}  {_size(m.files[v.file].bytes)}  {facts}{_figures(m.certificate, name, v.file)}"
+        if component.overflows is not None:
+            yield f"  {_overflows(component.overflows)}"
+    if any(v.precision == "fp16" for c in m.components.values() for v in c.variants):
+        yield "fp16        halves the disk; on the CPU it saves no time: ONNX Runtime computes in fp32 there"
     yield from _certificate(m.certificate)
 
 
@@ -40,6 +44,13 @@ def _figures(certificate: Any, component: str, file: str) -> str:
         return f", relative L2 {found['relative_l2']:.1e} from PyTorch (allowed {found['tolerance']:.0e})"
     except (KeyError, TypeError, ValueError):
         return ""
+
+
+def _overflows(nodes: Mapping[str, float]) -> str:
+    if not nodes:
+        return "all of it fits fp16, as measured at export"
+    name = max(nodes, key=lambda node: nodes[node])
+    return f"does not fit fp16 and computes in fp32: {len(nodes)} node(s), up to {nodes[name]:.3g} in {name}"
 
 
 def _certificate(certificate: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling,
 
 from .checkpoint import Checkpoint, open_checkpoint, read_json
 from .files import Say, building, file_entries, link, publish
+from .halves import halve
 from .hub import find
 from .lowering import CHOICES, lower
 from .models.config import fits, spelled
+from .precision import Size, widen_overflows
 from .sources import Source, opened
 from .spec import Component
 from .tiles import cut
@@ -58,7 +60,9 @@ def export(
 
     source        a folder in diffusers layout, a single file, or org/name, the id of a model on the Hugging Face Hub.
     revision      the branch, tag or commit of an id.
-    precision     "fp32" or "fp16": the dtype of the weights to point at; they are not converted.
+    precision     "fp32" or "fp16". fp16 points at the checkpoint's fp16 weights and converts fp32 ones into the bundle
+                  where it has none. What overflows is measured, with verify or without, by running each component in
+                  fp32 in a process of its own; it computes in fp32.
     attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
     static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
     prediction_type  of a single file: "epsilon" or "v_prediction", where the guess (which is said) is wrong.
@@ -114,23 +118,19 @@ def write_bundle(
 
     with building(target) as folder:
         origin.fill(say)
-        copy_parts(checkpoint, weights, folder, copy_weights and not origin.converted, say)
+        weights = copy_parts(checkpoint, weights, folder, copy_weights and not origin.converted, say)
         specs = {}
-        for component in components:
+        for component, models, overflows in graphs(
+            folder, checkpoint, weights, components, precision, static, settings, tokenizer, say
+        ):
             variants, tiling = [], None
-            for size in (None, static) if static else (None,):
-                say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
-                part = weights[component.part]
+            for size, model in models.items():
                 fixed = fixed_axes(component, size, factor)
-                if size and not fixed:
-                    continue  # it draws nothing: the graph of any size is that of this size too
-                traced = trace(component, checkpoint.configs[component.part], part, fixed)
-                attach(traced, part)
-                variants += write_graphs(traced, component, part.precision, attention, size, fixed, folder)
-                if component.tiled and not size:
-                    tiling = write_tiles(traced, component, part.precision, attention, folder)
+                variants += write_graphs(component, model, precision, attention, size, fixed, folder)
+                if component.tiled and size is None:
+                    tiling = write_tiles(component, model, precision, attention, folder)
             specs[component.name] = ComponentSpec(
-                component.name, component.inputs, component.outputs, tuple(variants), tiling
+                component.name, component.inputs, component.outputs, tuple(variants), tiling, overflows
             )
         say("hashing")
         manifest = Manifest(
@@ -166,8 +166,11 @@ def check_target(target: Path, source: Path | None, force: bool) -> None:
             raise InvalidArgument(f"{target} is not a bundle (it has no {MANIFEST}); --force replaces bundles alone")
 
 
-def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: Path, copy: bool, say: Say) -> None:
-    """Lay out the checkpoint's own files: JSON copied, weights hard-linked (or copied where links do not reach)."""
+def copy_parts(
+    checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: Path, copy: bool, say: Say
+) -> dict[str, Weights]:
+    """Lay out the checkpoint's own files: JSON copied, weights hard-linked (or copied where links do not reach), or
+    converted. Returns the weights that the graphs are to point at."""
     for name in PAGES:
         if (checkpoint.root / name).is_file():
             shutil.copyfile(checkpoint.root / name, folder / name)
@@ -180,17 +183,56 @@ def copy_parts(checkpoint: Checkpoint, weights: Mapping[str, Weights], folder: P
             shutil.copyfile(checkpoint.root / "tokenizer" / name, folder / "tokenizer" / name)
     name = "scheduler/scheduler_config.json"
     shutil.copyfile(checkpoint.root / name, folder / name)
+    placed = dict(weights)
     for part, tensors in weights.items():
         shutil.copyfile(checkpoint.root / part / "config.json", folder / part / "config.json")
+        if tensors.to_halve:
+            say(f"converting {part} to fp16")
+            placed[part] = halve(tensors, folder / part)
+            continue
         if tensors.index:
             shutil.copyfile(tensors.index, folder / part / tensors.index.name)
         for file in tensors.files:
             link(file.resolve(), folder / part / file.name, copy, say)
+    return placed
+
+
+def graphs(
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: Mapping[str, Weights],
+    components: tuple[Component, ...],
+    precision: str,
+    static: tuple[int, int] | None,
+    settings: Defaults,
+    tokenizer: Mapping[str, Any],
+    say: Say,
+) -> Iterator[tuple[Component, dict[Size, ir.Model], dict[str, float] | None]]:
+    """Trace each component for any size (None) and for the static one, and yield its graphs with what overflows in
+    them: at once, but for fp16 when all are traced and measured."""
+    factor = checkpoint.family.latents(checkpoint.configs)["scale_factor"]
+    waiting: dict[str, dict[Size, ir.Model]] = {}
+    for component in components:
+        models: dict[Size, ir.Model] = {}
+        for size in (None, static) if static else (None,):
+            fixed = fixed_axes(component, size, factor)
+            if size is None or fixed:
+                say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
+                models[size] = trace(component, checkpoint.configs[component.part], weights[component.part], fixed)
+                attach(models[size], weights[component.part])
+        if precision == "fp16":
+            waiting[component.name] = models
+        else:
+            yield component, models, None
+    if waiting:
+        overflows = widen_overflows(folder, checkpoint, components, waiting, settings, tokenizer, say)
+        for component in components:
+            yield component, waiting[component.name], overflows[component.name]
 
 
 def write_graphs(
-    traced: ir.Model,
     component: Component,
+    traced: ir.Model,
     precision: str,
     attention: str,
     static: tuple[int, int] | None,
@@ -215,7 +257,7 @@ def write_graphs(
     return variants
 
 
-def write_tiles(traced: ir.Model, component: Component, precision: str, attention: str, folder: Path) -> Tiling | None:
+def write_tiles(component: Component, traced: ir.Model, precision: str, attention: str, folder: Path) -> Tiling | None:
     """Write the two graphs of an autoencoder's half that large pictures are made with."""
     model = traced.clone()
     declare_shapes(model, component, {})

@@ -29,7 +29,7 @@ from diffrt.manifest import ComponentSpec, Manifest
 from .checkpoint import Checkpoint
 from .files import Say, file_entry
 from .spec import Component
-from .worker import GUIDANCE, SEED, STEPS
+from .worker import GUIDANCE, SEED, STEPS, starting
 
 PROBE = "probe.safetensors"
 PROMPT = "a red apple"
@@ -97,11 +97,8 @@ def starting_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """Token ids, noise, and what an inpainting UNet is told beside it: mask and picture (else no channels)."""
     ids = Tokenizer.from_bundle(folder, manifest)(["", PROMPT]).ids
     shape = (1, manifest.latents["channels"], PICTURE_LATENTS, PICTURE_LATENTS)
-    rng = np.random.default_rng(SEED)
-    noise = rng.standard_normal(shape, dtype=np.float32)
-    sample = next(spec for spec in manifest.components["unet"].inputs if spec.name == "sample")
-    told = rng.standard_normal((1, int(sample.shape[1]) - shape[1], *shape[2:]), dtype=np.float32)
-    return {"ids": ids, "noise": noise, "told": told}
+    noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
+    return {"ids": ids} | starting(noise, int(manifest.components["unet"].inputs[0].shape[1]))
 
 
 def certify(

@@ -11,7 +11,7 @@ from diffrt.errors import CheckpointError
 from diffrt.safetensors_header import HeaderError, TensorEntry, read_header
 
 STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' names for a weight file
-PRECISIONS = {"fp32": "F32", "fp16": "F16"}  # precision -> dtype in the safetensors header
+PRECISIONS = {"fp32": ("F32",), "fp16": ("F16", "F32")}  # precision -> dtypes to export it from; see halves.py
 MARKS = {"fp32": ("",), "fp16": (".fp16", "")}  # of the files to look for, in this order
 IR_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16}
 
@@ -31,6 +31,11 @@ class Weights:
     index: Path | None = None  # of a sharded checkpoint
 
     @property
+    def to_halve(self) -> bool:
+        """Whether there are float32 tensors where the precision is fp16."""
+        return self.precision == "fp16" and any(entry.dtype == "F32" for _, entry in self.tensors.values())
+
+    @property
     def files(self) -> list[Path]:
         return sorted({file for file, _ in self.tensors.values()})
 
@@ -40,7 +45,7 @@ class Weights:
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Compare with a module's tensor names and shapes, and raise CheckpointError naming the first misfit."""
-        where, dtype = self.folder.name, PRECISIONS[self.precision]
+        where, dtypes = self.folder.name, PRECISIONS[self.precision]
         used = set()
         for name, shape in expected.items():
             stored = self.stored_name(name)
@@ -51,10 +56,10 @@ class Weights:
                 raise CheckpointError(
                     f"{where}/: tensor {stored!r} has shape {list(entry.shape)}; its config.json asks for {list(shape)}"
                 )
-            if entry.dtype != dtype:
-                other = next((p for p, d in PRECISIONS.items() if d == entry.dtype), None)
+            if entry.dtype not in dtypes:
+                other = next((p for p, d in PRECISIONS.items() if entry.dtype in d), None)
                 fix = f"export with --precision {other}" if other else "save the checkpoint in float32 or float16"
-                raise CheckpointError(f"{where}/: tensor {stored!r} is {entry.dtype}, not {dtype}; {fix}")
+                raise CheckpointError(f"{where}/: tensor {stored!r} is {entry.dtype}, not {' or '.join(dtypes)}; {fix}")
             used.add(stored)
         extra = [n for n in self.tensors if n not in used and n.rpartition(".")[2] not in HARMLESS]
         if extra:

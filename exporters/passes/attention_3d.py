@@ -59,6 +59,7 @@ def attention_3d(model: ir.Model) -> int:
         heads = [source[1] for source in sources]  # type: ignore[index]
         attributes = {**node.attributes, "q_num_heads": heads[0], "kv_num_heads": heads[1]}
         new = ir.node("Attention", [source[0] for source in sources] + list(node.inputs[3:]), attributes)  # type: ignore[index]
+        new.metadata_props.update(node.metadata_props)
         output = new.outputs[0]
         output.name, output.type, output.shape = result.name, result.type, result.shape
         model.graph.insert_before(node, new)

@@ -187,8 +187,10 @@ def test_tensors(checkpoint, file, change, words):
     refused(checkpoint, CheckpointError, *words)
 
 
-def test_fp16_of_an_fp32_checkpoint(checkpoint):
-    refused(checkpoint, CheckpointError, "is F32, not F16", "--precision fp32", precision="fp16")
+def test_fp16_of_weights_beyond_it(checkpoint):
+    rewrite(checkpoint / UNET, lambda tensors: tensors | {"conv_in.bias": torch.full((8,), 1e5)})
+    words = ("unet/", "'conv_in.bias'", "1e+05", "at most 65504", "--precision fp32")
+    refused(checkpoint, CheckpointError, *words, precision="fp16")
 
 
 def halve(tensors):

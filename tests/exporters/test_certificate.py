@@ -7,6 +7,7 @@ import exporters
 from diffrt.errors import ExportError
 from exporters.families import stable_diffusion
 from exporters.verify import measure, psnr
+from exporters.worker import SEED, advance, starting
 
 
 def test_outside_tolerance_fails_and_says_which_component(sd1_checkpoint, tmp_path, monkeypatch):
@@ -25,3 +26,25 @@ def test_figures_are_those_of_their_definitions():
     off_by_one = psnr(np.full((1, 3, 8, 8), 2 / 255), np.zeros((1, 3, 8, 8)))
     assert off_by_one == pytest.approx(20 * np.log10(255))
     assert np.isfinite(psnr(np.zeros(4), np.zeros(4)))
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_what_the_short_generation_starts_from(scheduler):
+    """It starts from noise as the UNet knows it; a UNet of nine channels is told of a mask that covers everything."""
+    noise = np.random.default_rng(SEED).standard_normal((2, 4, 3, 5), dtype=np.float32)
+    seen = []
+
+    def unet(feeds):
+        seen.append(feeds)
+        return {"out_sample": feeds["sample"][:, :4] * 0.5}
+
+    config = {"_class_name": scheduler, "beta_schedule": "scaled_linear"}
+    state = starting(noise, 9) | {"embeds": np.zeros((4, 7, 6), np.float32)}
+    advance("unet", unet, state, config)
+    first = seen[0]
+    assert first["sample"].shape == (4, 9, 3, 5)
+    np.testing.assert_allclose(first["sample"][:2, :4], noise, rtol=1e-2)  # as the UNet wants it: of unit variance
+    np.testing.assert_array_equal(first["sample"][:, 4], 1)
+    np.testing.assert_array_equal(first["sample"][:, 5:], 0)
+    assert first["encoder_hidden_states"].shape == (4, 7, 6)
+    assert starting(noise, 4).keys() == {"noise"}

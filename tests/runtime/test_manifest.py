@@ -67,6 +67,8 @@ BAD = [
     ("components.unet.variants", [], "variants"),
     ("components.unet.inputs", [{"name": "x", "dtype": "float16", "shape": []}], "float32 or int64"),
     ("components.unet.inputs", [{"name": "x", "dtype": "float32", "shape": [0]}], "shape"),
+    ("components.unet.overflows", ["conv"], "overflows"),
+    ("components.unet.overflows", {"conv": float("inf")}, "overflows['conv']"),
     ("certificate", 3, "certificate"),
     ("probe", "elsewhere.safetensors", "not among its files"),
 ]  # fmt: skip
@@ -100,6 +102,9 @@ def test_round_trip():
 def test_optional_parts():
     for key in ("certificate", "probe", "preview"):
         assert getattr(Manifest.loads(edited(key, None)), key) is None
+    for overflows in ({}, {"conv_in Conv conv2d": 70000.0}):
+        text = edited("components.unet.overflows", overflows)
+        assert json.loads(Manifest.loads(text).dumps()) == json.loads(text)
 
 
 @pytest.mark.parametrize(("path", "value", "says"), BAD, ids=[f"{p}={str(v)[:20]}" for p, v, _ in BAD])
