@@ -31,6 +31,10 @@ def _lines(bundle: Bundle) -> Iterator[str]:
         for v in component.variants:
             facts = f"{v.precision}, {v.attention}, {v.static or 'any size'}"
             yield f"  {v.file}  {_size(m.files[v.file].bytes)}  {facts}{_figures(m.certificate, name, v.file)}"
+        if tiling := component.tiling:
+            size = _size(m.files[tiling.whole].bytes + m.files[tiling.tiled].bytes)
+            facts = f"{tiling.precision}, for large pictures{_figures(m.certificate, name, tiling.tiled)}"
+            yield f"  {tiling.whole} and {tiling.tiled}  {size}  {facts}"
         if component.overflows is not None:
             yield f"  {_overflows(component.overflows)}"
     if any(v.precision == "fp16" for c in m.components.values() for v in c.variants):

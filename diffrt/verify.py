@@ -15,9 +15,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from diffrt.bundle import Bundle
+from diffrt.components.vae import Halves
 from diffrt.errors import BundleError, NumericalError
 from diffrt.providers import provider as provider_of
 from diffrt.session import Session, require
+
+TILE = 4  # latent pixels on a side, so that the probe's small pictures have several
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,15 @@ def verify(bundle: Bundle, provider: str = "cpu") -> Iterator[FileCheck | GraphC
             key = f"{component.name}/{variant.file}"
             outputs = session.run(_under(probe, f"{key}/in/"))
             check = _compare(bundle, component.name, variant.file, outputs, _under(probe, f"{key}/out/"))
+            if not check.passed:
+                failed.append(check)
+            yield check
+        if component.tiling:
+            key = f"{component.name}/{next(v.file for v in component.variants if v.static is None)}"
+            inputs, expected = (_under(probe, f"{key}/{side}/") for side in ("in", "out"))
+            halves = Halves.of(bundle, component.name, record)
+            outputs = halves.run(inputs, TILE) if halves else {}
+            check = _compare(bundle, component.name, component.tiling.tiled, outputs, expected)
             if not check.passed:
                 failed.append(check)
             yield check

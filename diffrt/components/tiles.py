@@ -37,12 +37,12 @@ def spans(size: int, halo: int, core: int) -> Iterator[Span]:
         yield Span(start, end, max(start - halo, 0), min(end + halo, size))
 
 
-def run(tiled: Tiled, x: F32, scale_in: int, scale_out: int, halo: int, shape: tuple[int, int, int]) -> F32:
+def run(tiled: Tiled, x: F32, scale_in: int, scale_out: int, halo: int, shape: tuple[int, int, int], core: int) -> F32:
     """x [1,C,h,w] through a tiled graph. scale_in and scale_out are pixels of x and of the output per latent pixel;
-    shape is that of the norms, [K,2,G]."""
+    shape is that of the norms, [K,2,G]; core is the largest side of a tile."""
     norms, fixed = np.zeros(shape, np.float32), np.float32(0)
     height, width = (side // scale_in for side in x.shape[2:])
-    boxes = [(v, h) for v in spans(height, halo, CORE) for h in spans(width, halo, CORE)]
+    boxes = [(v, h) for v in spans(height, halo, core) for h in spans(width, halo, core)]
     out: F32 | None = None
     for _ in range(ROUNDS):
         stats, areas = [], []
@@ -50,8 +50,8 @@ def run(tiled: Tiled, x: F32, scale_in: int, scale_out: int, halo: int, shape: t
             part = _cut(x, v.outer_start, v.outer_end, h.outer_start, h.outer_end, scale_in)
             top, left = v.start - v.outer_start, h.start - h.outer_start
             bottom, right = v.end - v.outer_start, h.end - h.outer_start
-            core = np.array([top, left, bottom, right], np.int64)
-            got, own = tiled(np.ascontiguousarray(part), norms, np.asarray(fixed), core)
+            box = np.array([top, left, bottom, right], np.int64)
+            got, own = tiled(np.ascontiguousarray(part), norms, np.asarray(fixed), box)
             if out is None:
                 out = np.empty((1, got.shape[1], height * scale_out, width * scale_out), np.float32)
             _cut(out, v.start, v.end, h.start, h.end, scale_out)[:] = _cut(got, top, bottom, left, right, scale_out)
