@@ -15,7 +15,7 @@ from diffrt.safetensors_header import header_length
 from diffrt.session import Session
 from diffrt.verify import FileCheck, GraphCheck, verify
 
-TOLERANCE = 1e-5
+TOLERANCE, TILES_TOLERANCE = 1e-5, 2e-3
 
 
 def entry(file):
@@ -42,6 +42,8 @@ def certified(sd1_bundle, tmp_path_factory):
     probe, certificate = {}, {}
     for name, component in manifest.components.items():
         certificate[name] = {v.file: {"tolerance": TOLERANCE, "relative_l2": 0.0} for v in component.variants}
+        if component.tiling:
+            certificate[name][component.tiling.tiled] = {"tolerance": TILES_TOLERANCE, "relative_l2": 0.0}
         for variant in component.variants:
             feeds = {}
             for spec in component.inputs:
@@ -66,8 +68,12 @@ def test_every_file_and_every_graph(certified):
     checks = list(verify(bundle))
     assert [c.file for c in checks if isinstance(c, FileCheck)] == list(bundle.manifest.files)
     graphs = [c for c in checks if isinstance(c, GraphCheck)]
-    assert sorted(c.file for c in graphs) == sorted(f for f in bundle.manifest.files if f.endswith(".onnx"))
-    assert all(c.passed and c.relative_l2 == c.max_abs == 0 for c in graphs)
+    in_tiles = {c.tiling.tiled: c.tiling.whole for c in bundle.manifest.components.values() if c.tiling}
+    assert sorted([*(c.file for c in graphs), *in_tiles.values()]) == sorted(
+        f for f in bundle.manifest.files if f.endswith(".onnx")
+    )
+    assert all(c.passed for c in graphs)
+    assert all(c.relative_l2 == c.max_abs == 0 for c in graphs if c.file not in in_tiles)
 
 
 def test_one_bit_of_the_weights(copy):
@@ -90,7 +96,7 @@ def test_figures_and_failure(copy):
     with pytest.raises(NumericalError, match=r"1 graphs are outside tolerance here, unet/model\.onnx.*0\.01"):
         seen.extend(check for check in collect(verify(Bundle.open(copy)), seen))
     graphs = {c.file: c for c in seen if isinstance(c, GraphCheck)}
-    assert len(graphs) == 7
+    assert len(graphs) == 9
     assert graphs["unet/model.onnx"].relative_l2 == pytest.approx(0.01, rel=1e-3)
     assert not graphs["unet/model.onnx"].passed
     assert graphs["vae/decoder.onnx"].passed
