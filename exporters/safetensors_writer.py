@@ -1,38 +1,67 @@
-"""Writing a safetensors file tensor by tensor, so that memory holds one at a time."""
+"""Tensors that have not been read yet, and writing them to a safetensors file.
+
+A file is written in two steps, its header at once and its tensors later, one by one: a checkpoint's shapes can be
+checked before gigabytes are copied, and memory holds one tensor.
+"""
 
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from diffrt.errors import CheckpointError
+from diffrt.safetensors_header import ITEMSIZE, header_length
 
-from diffrt.safetensors_header import ITEMSIZE
+
+@dataclass(frozen=True)
+class Stored:
+    dtype: str  # a key of ITEMSIZE
+    shape: tuple[int, ...]
+    read: Callable[[], bytes | memoryview]  # row by row
+
+    @property
+    def length(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+    def part(self, index: int, count: int) -> "Stored":
+        """One of ``count`` equal parts along the first axis."""
+        size = self.length // count
+        return Stored(
+            self.dtype,
+            (self.shape[0] // count, *self.shape[1:]),
+            lambda: memoryview(self.read())[index * size : (index + 1) * size],
+        )
+
+    def reshaped(self, *shape: int) -> "Stored":
+        return replace(self, shape=shape)
 
 
-def write_safetensors(
-    path: Path,
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
-    tensor_of: Callable[[str], np.ndarray],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write the header first, then each tensor as ``tensor_of`` gives it, in the order of ``tensors``.
+def in_order(tensors: Mapping[str, Stored]) -> list[tuple[str, Stored]]:
+    """Widest first, so that each begins at a multiple of its size."""
+    return sorted(tensors.items(), key=lambda item: (-ITEMSIZE[item[1].dtype], item[0]))
 
-    tensors    name -> (dtype as safetensors spells it, shape).
-    tensor_of  name -> an array of as many bytes; NumPy has no bfloat16, so that its own dtype is not asked for.
-    metadata   {"format": "pt"} where there is none: without it transformers refuses the file.
-    """
-    header: dict[str, object] = {"__metadata__": dict(metadata or {"format": "pt"})}
+
+def write_header(file: Path, tensors: Mapping[str, Stored]) -> None:
+    """Begin a safetensors file of its final size; write_tensors fills it."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, (dtype, shape) in tensors.items():
-        start, end = end, end + math.prod(shape) * ITEMSIZE[dtype]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, (dtype, shape) in tensors.items():
-            array = np.ascontiguousarray(tensor_of(name))
-            if array.nbytes != math.prod(shape) * ITEMSIZE[dtype]:
-                raise ValueError(f"tensor {name!r} has {array.nbytes} bytes, not those of {dtype} {list(shape)}")
-            array.tofile(file)
+    for name, tensor in in_order(tensors):
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [end, end + tensor.length]}
+        end += tensor.length
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    with file.open("xb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + end)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Stored]) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(header_length(file))
+        for name, tensor in in_order(tensors):
+            data = tensor.read()
+            if len(data) != tensor.length:
+                raise CheckpointError(f"tensor {name!r}: {len(data)} bytes of {tensor.length}; the source has changed")
+            stream.write(data)

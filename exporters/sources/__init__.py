@@ -13,9 +13,9 @@ from diffrt.errors import InvalidArgument, nearest
 
 from ..checkpoint import open_checkpoint
 from ..files import Say, building
+from ..safetensors_writer import Stored, write_tensors
 from .pickled_folder import pickled_weights, with_safetensors
 from .single_file import PREDICTION_TYPES, unpack
-from .tensors import Stored, write_tensors
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffrt.errors import CheckpointError
 
-from .tensors import Stored
+from ..safetensors_writer import Stored
 
 Tensors = Mapping[str, Stored]
 Json = dict[str, Any]

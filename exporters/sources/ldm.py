@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from diffrt.errors import CheckpointError
 
+from ..safetensors_writer import Stored
 from .names import FUSED, IGNORED, INNER, OTHERS, PARTS, STAGES
-from .tensors import Stored
 
 Tensors = Mapping[str, Stored]
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..files import Say, link
+from ..safetensors_writer import Stored, write_header
 from ..weights import MARKS, find
-from .tensors import Stored, from_pickle, write_header
+from .tensors import from_pickle
 
 STEMS = {"diffusion_pytorch_model": "diffusion_pytorch_model", "pytorch_model": "model"}  # of pickles -> today's
 TEXT = (".json", ".txt", ".md")

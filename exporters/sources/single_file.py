@@ -7,11 +7,12 @@ from pathlib import Path
 from diffrt.errors import CheckpointError
 
 from ..files import Say
+from ..safetensors_writer import Stored, write_header
 from ..weights import STEMS
 from .clip_tokenizer import END, VOCABULARY, write_tokenizer
 from .configs import Json, count, model_index, scheduler_config, text_config, unet_config, vae_config
 from .ldm import renamed, split
-from .tensors import Stored, from_pickle, from_safetensors, write_header
+from .tensors import from_pickle, from_safetensors
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 READERS = {".safetensors": from_safetensors, ".ckpt": from_pickle, ".pt": from_pickle, ".pth": from_pickle}

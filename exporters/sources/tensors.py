@@ -1,14 +1,6 @@
-"""Tensors that have not been read yet, in a safetensors file or in a pickle, and writing them to a safetensors file.
+"""The tensors of a safetensors file or of a pickle, none of them read yet."""
 
-A file is written in two steps, its header at once and its tensors later, one by one: a checkpoint's shapes can be
-checked before gigabytes are copied, and memory holds one tensor.
-"""
-
-import json
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,36 +8,15 @@ from typing import Any
 import torch
 
 from diffrt.errors import CheckpointError
-from diffrt.safetensors_header import ITEMSIZE, HeaderError, header_length, read_header
+from diffrt.safetensors_header import HeaderError, read_header
+
+from ..safetensors_writer import Stored
 
 TORCH_DTYPES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.bool: "BOOL",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
 }  # fmt: skip
 CONVERT = "load it with PyTorch where you trust it and save its tensors with safetensors.torch.save_file"
-
-
-@dataclass(frozen=True)
-class Stored:
-    dtype: str  # a key of ITEMSIZE
-    shape: tuple[int, ...]
-    read: Callable[[], bytes | memoryview]  # row by row
-
-    @property
-    def length(self) -> int:
-        return math.prod(self.shape) * ITEMSIZE[self.dtype]
-
-    def part(self, index: int, count: int) -> "Stored":
-        """One of ``count`` equal parts along the first axis."""
-        size = self.length // count
-        return Stored(
-            self.dtype,
-            (self.shape[0] // count, *self.shape[1:]),
-            lambda: memoryview(self.read())[index * size : (index + 1) * size],
-        )
-
-    def reshaped(self, *shape: int) -> "Stored":
-        return replace(self, shape=shape)
 
 
 def from_safetensors(file: Path) -> dict[str, Stored]:
@@ -103,32 +74,3 @@ def stored(file: Path, name: Any, tensor: torch.Tensor) -> Stored:
     return Stored(
         dtype, tuple(tensor.shape), lambda: tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data.cast("B")
     )
-
-
-def in_order(tensors: Mapping[str, Stored]) -> list[tuple[str, Stored]]:
-    """Widest first, so that each begins at a multiple of its size."""
-    return sorted(tensors.items(), key=lambda item: (-ITEMSIZE[item[1].dtype], item[0]))
-
-
-def write_header(file: Path, tensors: Mapping[str, Stored]) -> None:
-    """Begin a safetensors file of its final size; write_tensors fills it."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in in_order(tensors):
-        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [end, end + tensor.length]}
-        end += tensor.length
-    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    with file.open("xb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        stream.truncate(8 + len(text) + end)
-
-
-def write_tensors(file: Path, tensors: Mapping[str, Stored]) -> None:
-    with file.open("r+b") as stream:
-        stream.seek(header_length(file))
-        for name, tensor in in_order(tensors):
-            data = tensor.read()
-            if len(data) != tensor.length:
-                raise CheckpointError(f"tensor {name!r}: {len(data)} bytes of {tensor.length}; the source has changed")
-            stream.write(data)

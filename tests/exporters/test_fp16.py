@@ -19,7 +19,6 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from onnx.reference import ReferenceEvaluator
 from safetensors import safe_open
-from safetensors.numpy import load_file as numpy_load_file
 from safetensors.torch import load_file, save_file
 
 import diffrt
@@ -37,7 +36,6 @@ from exporters.halves import LARGEST, halve
 from exporters.lowering import lower
 from exporters.passes.widen import infer_types, widen
 from exporters.ranges import LIMIT, Ranges, beyond, computing, observed
-from exporters.safetensors_writer import write_safetensors
 from exporters.trace import declare_shapes, trace
 from exporters.weights import Weights, attach, open_weights
 from exporters.worker import LOGITS, OUTPUTS
@@ -264,18 +262,6 @@ def test_a_weight_that_fp16_cannot_hold_is_named(tmp_path, value):
     (tmp_path / "out").mkdir()
     with pytest.raises(CheckpointError, match=r"tensor 'large' has values up to .*--precision fp32"):
         halve(open_weights(tmp_path, "fp16"), tmp_path / "out")
-
-
-def test_writer(tmp_path):
-    arrays = {"x": np.arange(6, dtype=np.int64).reshape(2, 3), "ü": np.float16([1.5]), "scalar": np.float32(2)}
-    layout = {n: ({"i": "I64", "f": f"F{8 * a.itemsize}"}[a.dtype.kind], a.shape) for n, a in arrays.items()}
-    write_safetensors(tmp_path / "t.safetensors", layout, arrays.__getitem__, {"made": "here"})
-    got = numpy_load_file(tmp_path / "t.safetensors")
-    assert set(got) == set(arrays)
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(got[name], array, strict=True)
-    with pytest.raises(ValueError, match="'x' has 8 bytes"):
-        write_safetensors(tmp_path / "u.safetensors", layout, lambda name: np.zeros(1))
 
 
 # A whole export of the default model, its weights in float32 and its decoder made to overflow.

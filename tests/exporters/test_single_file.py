@@ -16,9 +16,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import diffrt
 import exporters
 from diffrt.errors import CheckpointError, InvalidArgument
-from diffrt.safetensors_header import ITEMSIZE
-from exporters import exporting
+from diffrt.safetensors_header import ITEMSIZE, read_header
+from exporters import exporting, safetensors_writer
 from exporters.checkpoint import open_checkpoint
+from exporters.safetensors_writer import Stored
 from exporters.sources import opened, tensors
 from exporters.sources.single_file import convert
 
@@ -118,7 +119,7 @@ def test_full_size(kind):
     with torch.device("meta"):
         modules = dict(zip(FILES, ldm.modules(kind), strict=True))
         single = ldm.single_file(kind, *modules.values())
-    unread = {n: tensors.Stored(tensors.TORCH_DTYPES[t.dtype], tuple(t.shape), None) for n, t in single.items()}
+    unread = {n: Stored(tensors.TORCH_DTYPES[t.dtype], tuple(t.shape), None) for n, t in single.items()}
     configs, found = convert(unread)
     for part, expected in by_reference(kind, single, modules).items():
         shapes = {n: (DTYPES[t.dtype], t.shape) for n, t in found[part].items()}
@@ -143,7 +144,7 @@ def test_layers_of_open_clip(layers, projection, used, monkeypatch):
         single = ldm.single_file("sd2", *ldm.modules("sd2"))
     if not projection:
         single.pop("cond_stage_model.model.text_projection")
-    configs, _ = convert({n: tensors.Stored("F32", tuple(t.shape), None) for n, t in single.items()})
+    configs, _ = convert({n: Stored("F32", tuple(t.shape), None) for n, t in single.items()})
     assert configs["text_encoder"]["num_hidden_layers"] == used
 
 
@@ -228,27 +229,28 @@ def test_written_tensors(tmp_path, reader):
     else:
         torch.save(some, tmp_path / "in.bin")
         unread = tensors.from_pickle(tmp_path / "in.bin")
-    tensors.write_header(tmp_path / "out.safetensors", unread)
+    safetensors_writer.write_header(tmp_path / "out.safetensors", unread)
     size = (tmp_path / "out.safetensors").stat().st_size
-    tensors.write_tensors(tmp_path / "out.safetensors", unread)
+    safetensors_writer.write_tensors(tmp_path / "out.safetensors", unread)
     assert (tmp_path / "out.safetensors").stat().st_size == size
     got = load_file(tmp_path / "out.safetensors")
     assert got.keys() == some.keys()
     for name, tensor in some.items():
         assert got[name].dtype == tensor.dtype
         assert torch.equal(got[name], tensor)
-    for entry in tensors.read_header(tmp_path / "out.safetensors").values():
+    for entry in read_header(tmp_path / "out.safetensors").values():
         assert entry.offset % ITEMSIZE[entry.dtype] == 0
 
 
 MEMORY = """
 import resource, sys
 from pathlib import Path
+from exporters import safetensors_writer
 from exporters.sources import tensors
 unread = tensors.from_safetensors(Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-tensors.write_header(Path(sys.argv[2]), unread)
-tensors.write_tensors(Path(sys.argv[2]), unread)
+safetensors_writer.write_header(Path(sys.argv[2]), unread)
+safetensors_writer.write_tensors(Path(sys.argv[2]), unread)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
