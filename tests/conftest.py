@@ -7,12 +7,14 @@ each state of the code that makes them.
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before diffusers or transformers are imported
 
 import pytest
 import torch
+from filelock import FileLock
 
 from .checkpoints import write_checkpoint
 
@@ -27,35 +29,44 @@ def state_of_the_code() -> str:
     return digest.hexdigest()[:16]
 
 
-def made(kind: str, form: str, where: Path) -> Path:
+def kept(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills where no run and no other worker of this run has."""
+    base = factory.getbasetemp()
+    place = Path(os.environ.get("DIFFRT_TEST_CACHE", base.parent if "PYTEST_XDIST_WORKER" in os.environ else base))
+    place.mkdir(parents=True, exist_ok=True)
+    folder = place / f"{name}-{state_of_the_code()}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            fresh = folder.with_name(f"{folder.name}.fresh")
+            shutil.rmtree(fresh, ignore_errors=True)
+            make(fresh)
+            fresh.rename(folder)
+    return folder
+
+
+def made(kind: str, form: str, factory: pytest.TempPathFactory) -> Path:
     """A folder that holds `checkpoint` and, exported from it, `bundle`."""
     import exporters
 
-    cache = os.environ.get("DIFFRT_TEST_CACHE")
-    kept = Path(cache or where) / f"{kind}-{form}-{state_of_the_code()}"
-    if not kept.exists():
-        fresh = kept.with_name(f"{kept.name}.{os.getpid()}")
-        exporters.export(write_checkpoint(fresh / "checkpoint", kind, form), fresh / "bundle", verify=False)
-        try:
-            fresh.rename(kept)
-        except OSError:  # another run was faster
-            shutil.rmtree(fresh)
-    return kept
+    def make(folder: Path) -> None:
+        exporters.export(write_checkpoint(folder / "checkpoint", kind, form), folder / "bundle", verify=False)
+
+    return kept(f"{kind}-{form}", factory, make)
 
 
 @pytest.fixture(scope="session")
 def sd1_folder(tmp_path_factory):
-    return made("sd1", "2022", tmp_path_factory.mktemp("sd1"))
+    return made("sd1", "2022", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def sd2_folder(tmp_path_factory):
-    return made("sd2", "2026", tmp_path_factory.mktemp("sd2"))
+    return made("sd2", "2026", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def inpaint_folder(tmp_path_factory):
-    return made("inpaint", "2026", tmp_path_factory.mktemp("inpaint"))
+    return made("inpaint", "2026", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

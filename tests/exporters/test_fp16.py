@@ -5,9 +5,7 @@ reference evaluator, whose every value between two nodes is truly fp16; diffuser
 """
 
 import hashlib
-import os
 import shutil
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +38,7 @@ from exporters.trace import declare_shapes, trace
 from exporters.weights import Weights, attach, open_weights
 from exporters.worker import LOGITS, OUTPUTS
 
-from ..conftest import state_of_the_code
+from ..conftest import kept
 from .conftest import shard
 from .mini import write_mini
 from .test_passes import RNG, parse
@@ -270,22 +268,23 @@ def test_a_weight_that_fp16_cannot_hold_is_named(tmp_path, value):
 @pytest.fixture(scope="module")
 def loud_emoji(tmp_path_factory):
     """(fp32 checkpoint, fp16 bundle exported from it)"""
-    emoji, cache = BUNDLES["emoji"], os.environ.get("DIFFRT_TEST_CACHE")
-    state = state_of_the_code() + hashlib.sha256((emoji / "diffrt.json").read_bytes()).hexdigest()[:8]
-    kept = Path(cache or tmp_path_factory.mktemp("emoji")) / f"loud-emoji-{state}"
-    source, bundle = kept / "checkpoint", kept / "bundle"
-    if bundle.exists():
-        return source, bundle
-    skip = shutil.ignore_patterns("*.onnx", "*.safetensors", "diffrt.json")
-    shutil.copytree(emoji, source, ignore=skip, dirs_exist_ok=True)
-    for part in ("text_encoder", "unet", "vae"):
-        (file,) = (emoji / part).glob("*.fp16.safetensors")
-        tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
-        save_file(tensors, source / part / file.name.replace(".fp16", ""), {"format": "pt"})
-    conv = "decoder.up_blocks.0.resnets.0.conv1"
-    factor = 2.0 ** np.floor(np.log2(LARGEST / float(tensors[f"{conv}.weight"].abs().max())))
-    scale(source / "vae/diffusion_pytorch_model.safetensors", {f"{conv}.{k}": factor for k in ("weight", "bias")})
-    return source, exporters.export(source, bundle, precision="fp16", attention="ort")
+    emoji = BUNDLES["emoji"]
+
+    def make(folder):
+        source = folder / "checkpoint"
+        shutil.copytree(emoji, source, ignore=shutil.ignore_patterns("*.onnx", "*.safetensors", "diffrt.json"))
+        for part in ("text_encoder", "unet", "vae"):
+            (file,) = (emoji / part).glob("*.fp16.safetensors")
+            tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+            save_file(tensors, source / part / file.name.replace(".fp16", ""), {"format": "pt"})
+        conv = "decoder.up_blocks.0.resnets.0.conv1"
+        factor = 2.0 ** np.floor(np.log2(LARGEST / float(tensors[f"{conv}.weight"].abs().max())))
+        scale(source / "vae/diffusion_pytorch_model.safetensors", {f"{conv}.{k}": factor for k in ("weight", "bias")})
+        exporters.export(source, folder / "bundle", precision="fp16", attention="ort")
+
+    weights = hashlib.sha256((emoji / "diffrt.json").read_bytes()).hexdigest()[:8]
+    folder = kept(f"loud-emoji-{weights}", tmp_path_factory, make)
+    return folder / "checkpoint", folder / "bundle"
 
 
 def test_the_bundle_holds_fp16_alone_and_says_what_overflowed(loud_emoji):
