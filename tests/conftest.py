@@ -18,6 +18,9 @@ from filelock import FileLock
 
 from .checkpoints import write_checkpoint
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores
+    torch.set_num_threads(1)
+
 REPOSITORY = Path(__file__).parents[1]
 MAKERS = ("exporters/**/*.py", "diffrt/manifest.py", "diffrt/strict.py", "tests/checkpoints.py", "tests/conftest.py")
 
