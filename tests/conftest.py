@@ -18,9 +18,6 @@ from filelock import FileLock
 
 from .checkpoints import write_checkpoint
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores
-    torch.set_num_threads(1)
-
 REPOSITORY = Path(__file__).parents[1]
 MAKERS = ("exporters/**/*.py", "diffrt/manifest.py", "diffrt/strict.py", "tests/checkpoints.py", "tests/conftest.py")
 
@@ -33,9 +30,8 @@ def state_of_the_code() -> str:
 
 
 def kept(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
-    """A folder that `make` fills where no run and no other worker of this run has."""
-    base = factory.getbasetemp()
-    place = Path(os.environ.get("DIFFRT_TEST_CACHE", base.parent if "PYTEST_XDIST_WORKER" in os.environ else base))
+    """A folder that `make` fills where no run has."""
+    place = Path(os.environ.get("DIFFRT_TEST_CACHE") or factory.getbasetemp())
     place.mkdir(parents=True, exist_ok=True)
     folder = place / f"{name}-{state_of_the_code()}"
     with FileLock(f"{folder}.lock"):

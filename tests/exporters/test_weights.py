@@ -200,7 +200,7 @@ def test_copied_weights_share_nothing(awkward):
 def test_every_graph_reads_the_checkpoints_bytes(awkward):
     """Location, offset and length of each initializer give the source tensor of its name, bit for bit."""
     manifest = Bundle.open(awkward.bundle).manifest
-    files = {v.file for c in manifest.components.values() for v in c.variants}
+    files = {graph for c in manifest.components.values() for graph in c.graphs}
     assert files == {f.relative_to(awkward.bundle).as_posix() for f in awkward.bundle.rglob("*.onnx")}
     used = {part: set() for part in PARTS}
     for path in files:
