@@ -287,6 +287,7 @@ def loud_emoji(tmp_path_factory):
     return folder / "checkpoint", folder / "bundle"
 
 
+@pytest.mark.slow
 def test_the_bundle_holds_fp16_alone_and_says_what_overflowed(loud_emoji):
     _, bundle = loud_emoji
     manifest = Manifest.loads((bundle / "diffrt.json").read_text("utf-8"))
@@ -303,6 +304,7 @@ def test_the_bundle_holds_fp16_alone_and_says_what_overflowed(loud_emoji):
     assert "does not fit fp16 and computes in fp32: 1 node(s), up to" in summary(Bundle.open(bundle))
 
 
+@pytest.mark.slow
 def test_its_pictures_are_those_of_diffusers_in_fp32(loud_emoji):
     source, bundle = loud_emoji
     call = {"num_inference_steps": 6, "guidance_scale": 5.0, "output_type": "np"}
@@ -314,6 +316,7 @@ def test_its_pictures_are_those_of_diffusers_in_fp32(loud_emoji):
     assert -10 * np.log10(np.mean((got - expected) ** 2)) >= 35
 
 
+@pytest.mark.slow
 def test_diffusers_loads_it(loud_emoji):
     pipe = StableDiffusionPipeline.from_pretrained(loud_emoji[1], variant="fp16", torch_dtype=torch.float16)
     assert pipe.unet.dtype == torch.float16

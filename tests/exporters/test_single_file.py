@@ -280,6 +280,7 @@ def exported(tmp_path_factory):
     return made, bundle, lines
 
 
+@pytest.mark.slow
 def test_export(exported):
     _, bundle, lines = exported
     assert sorted(f.name for f in bundle.parent.iterdir()) == ["bundle", "model.safetensors"]
@@ -293,6 +294,7 @@ def test_export(exported):
     assert manifest.defaults.scheduler == "DDIMScheduler"
 
 
+@pytest.mark.slow
 def test_picture(exported):
     """That of diffusers' pipeline over the modules that the file was made from."""
     modules, bundle, _ = exported
