@@ -181,7 +181,9 @@ def mutate(bundle: Path, copy: Path, seed: int) -> str:
     change = rng.choice(MUTATIONS[suffix])
     done = change(rng, copy, file)
     subject = MANIFEST if change is manifest_value else file.relative_to(copy).as_posix()
-    if subject != MANIFEST and file.is_file() and rng.random() < 0.5:
+    manifest = copy / MANIFEST  # which a swap may have moved away
+    whole = manifest.is_file() and manifest.read_bytes() == (bundle / MANIFEST).read_bytes()
+    if whole and file.is_file() and rng.random() < 0.5:
         rehash(copy, file)
         done += ", and the manifest fits"
     return f"{subject}: {done}"

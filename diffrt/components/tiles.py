@@ -1,8 +1,8 @@
-"""One half of an autoencoder in tiles that give what the whole gives, to rounding: see exporters/tiles.py.
+"""One half of an autoencoder in tiles that give what the whole gives: see exporters/tiles.py.
 
 The group norms' statistics are those of the whole picture. They are found by iteration: every tile answers with its
-own, joined they make a better guess of the whole's, and a norm forgets the scale of what is before it, so that a few
-rounds are enough.
+own, and joined they are exact for the first norm, then for the second that it feeds, and so on. A norm forgets the
+scale of what is before it, so that most often fewer rounds than norms are enough.
 """
 
 import itertools
@@ -16,7 +16,6 @@ F32 = NDArray[np.float32]
 Tiled = Callable[[F32, F32, F32, NDArray[np.int64]], tuple[F32, F32]]  # x, norms, fixed, core -> output, stats
 
 CORE = 64  # largest side of a tile without its surroundings, in latent pixels
-ROUNDS = 12  # at most
 CLOSE = 1e-3  # a round is the last one where no mean or deviation moved by more, in deviations
 
 
@@ -44,7 +43,7 @@ def run(tiled: Tiled, x: F32, scale_in: int, scale_out: int, halo: int, shape: t
     height, width = (side // scale_in for side in x.shape[2:])
     boxes = [(v, h) for v in spans(height, halo, core) for h in spans(width, halo, core)]
     out: F32 | None = None
-    for _ in range(ROUNDS):
+    for _ in range(shape[0] + 1):  # by then every norm has had exact ones
         stats, areas = [], []
         for v, h in boxes:
             part = _cut(x, v.outer_start, v.outer_end, h.outer_start, h.outer_end, scale_in)

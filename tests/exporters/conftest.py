@@ -62,9 +62,13 @@ def awkward(tmp_path_factory) -> Awkward:
     return Awkward(source, before, bundle, lines)
 
 
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory):
+    """A small checkpoint, to be read and not written."""
+    return write_mini(tmp_path_factory.mktemp("pristine") / "checkpoint")
+
+
 @pytest.fixture
-def bare(tmp_path):
-    """A small checkpoint of one's own."""
-    folder = write_mini(tmp_path / "in" / "checkpoint")
-    shutil.rmtree(folder.with_name("checkpoint-tokenizer"))
-    return folder
+def checkpoint(pristine, tmp_path):
+    """A copy of one's own, to be damaged."""
+    return shutil.copytree(pristine, tmp_path / "in" / "checkpoint")

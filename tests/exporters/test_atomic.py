@@ -116,14 +116,14 @@ def can_mount(folder):
 
 
 @pytest.mark.parametrize(("share", "traces"), [(0.5, False), (1.03, True)], ids=["weights", "graph"])
-def test_disk_full(bare, tmp_path, share, traces):
+def test_disk_full(checkpoint, tmp_path, share, traces):
     """A real file system that runs full, while the weights are copied or when the first graph is written."""
     folder = tmp_path / "out"
     folder.mkdir()
     if not can_mount(folder):
         pytest.skip("a file system can be mounted by root alone, in a mount namespace")
-    pages = sum(-(-len(raw) // 4096) for raw in contents(bare).values())
-    job = child(FULL, bare, folder, int(share * pages) * 4096, prefix=("unshare", "-m"))
+    pages = sum(-(-len(raw) // 4096) for raw in contents(checkpoint).values())
+    job = child(FULL, checkpoint, folder, int(share * pages) * 4096, prefix=("unshare", "-m"))
     said, error = job.communicate(timeout=120)
     assert job.returncode == 0, error
     lines = said.splitlines()
@@ -135,7 +135,7 @@ def test_disk_full(bare, tmp_path, share, traces):
 
 @pytest.mark.parametrize("call", ["copyfile", "link", "write_graphs", "file_entries"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
-def test_writing_fails(bare, tmp_path, monkeypatch, call, number):
+def test_writing_fails(checkpoint, tmp_path, monkeypatch, call, number):
     """Wherever it happens; the bundle that was to be replaced stays whole."""
 
     def fail(*args, **kwargs):
@@ -153,14 +153,14 @@ def test_writing_fails(bare, tmp_path, monkeypatch, call, number):
     out = tmp_path / "out"
     (out / "dest").mkdir(parents=True)
     (out / "dest" / "diffrt.json").write_text("the old bundle")
-    source = contents(bare)
+    source = contents(checkpoint)
     with pytest.raises(ExportError) as caught:
-        exporters.export(bare, out / "dest", force=True, verify=False)
+        exporters.export(checkpoint, out / "dest", force=True, verify=False)
     assert ("no space left" if number != errno.EIO else os.strerror(number)) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert contents(out) == {"dest/diffrt.json": b"the old bundle"}
     assert names(out) == ["dest"]
-    assert contents(bare) == source
+    assert contents(checkpoint) == source
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, ValueError])

@@ -12,20 +12,9 @@ import exporters
 from diffrt.errors import CheckpointError, InvalidArgument
 from exporters import exporting
 
-from .mini import contents, edit, write_mini
+from .mini import contents, edit
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
-    return write_mini(tmp_path_factory.mktemp("pristine") / "checkpoint")
-
-
-@pytest.fixture
-def checkpoint(pristine, tmp_path):
-    """A copy to be damaged."""
-    return shutil.copytree(pristine, tmp_path / "in" / "checkpoint")
 
 
 @pytest.fixture(autouse=True)

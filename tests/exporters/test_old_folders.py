@@ -1,7 +1,6 @@
 """Folders as they were in 2022: pickled weights, configs without later keys, other pipeline classes."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -17,19 +16,9 @@ from exporters.sources import opened
 from exporters.trace import check_fit
 from exporters.weights import open_weights
 
-from .mini import contents, edit, write_mini
+from .mini import contents, edit
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
-    return write_mini(tmp_path_factory.mktemp("pristine") / "checkpoint")
-
-
-@pytest.fixture
-def checkpoint(pristine, tmp_path):
-    return shutil.copytree(pristine, tmp_path / "in" / "checkpoint")
 
 
 def pickle(folder, part, mark="", keep=False, dtype=None):

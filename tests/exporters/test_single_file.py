@@ -178,11 +178,11 @@ def test_prediction_type_of_sd2(second, tmp_path, step, given, chosen, size):
     assert ("the other" in lines[0]) == (given is None)
 
 
-def test_prediction_type_is_for_single_files(bare, tmp_path):
+def test_prediction_type_is_for_single_files(checkpoint, tmp_path):
     with pytest.raises(InvalidArgument, match=r"prediction_type.*scheduler_config\.json"):
-        exporters.export(bare, tmp_path / "dest", prediction_type="epsilon")
+        exporters.export(checkpoint, tmp_path / "dest", prediction_type="epsilon")
     with pytest.raises(InvalidArgument, match=r"'v'.*known: epsilon, v_prediction"):
-        exporters.export(bare, tmp_path / "dest", prediction_type="v")
+        exporters.export(checkpoint, tmp_path / "dest", prediction_type="v")
 
 
 # Forms.
