@@ -114,7 +114,7 @@ def generate(
     diffrt generate "a red apple" -o apple.png
     diffrt generate "a red apple" -n 4 --seed 7 --steps 20 -o apple.png
     diffrt generate "a castle" --model my-bundle --scheduler euler --negative blurry
-    diffrt generate "a green apple" --image apple.png --strength 0.6 -o green.png
+    diffrt generate "a green apple" --image apple.png --strength 0.9 -o green.png
     diffrt generate "a hat" --image cat.png --mask where.png -o cat-with-hat.png
     diffrt generate "a castle" --model organization/bundle-on-the-hub
     """
