@@ -49,20 +49,20 @@ def denoise(
     table: Table,
     model: Model,
     x: F32,
-    noise: Callable[[], F32],
+    noise: Callable[[int], F32],
     colours: Colours | None = None,
     settle: Callable[[int, F32], F32] | None = None,
 ) -> Iterator[Step]:
-    """Yield after every step. x [B,C,h,w] is what `start` gives; `noise` draws fresh noise of the same shape;
+    """Yield after every step. x [B,C,h,w] is what `start` gives; noise(i) draws the noise of row i, of the same shape;
     settle(i, x), where there is one, has the last word on x after evaluation i."""
-    slots = init_slots(table, x)
+    slots, x0 = init_slots(table, x), x
     ends = np.append(table.step_of[1:] != table.step_of[:-1], True)
     for i in range(table.evals):
-        m = model(slots[0] * np.float32(table.c_in[i]), float(table.t[i]))
-        if ends[i]:
+        m = model(slots[0] * np.float32(table.c_in[i]), float(table.t[i])) if table.calls[i] else None
+        if m is not None and ends[i]:
             x0 = denoised(table, i, slots, m)
-        slots = apply_row(table, i, slots, m, noise() if table.noisy[i] else None)
+        slots = apply_row(table, i, slots, m, noise(i) if table.noisy[i] else None)
         if settle is not None:
-            slots[0] = settle(i, slots[0])
+            slots = (settle(i, slots[0]), *slots[1:])
         if ends[i]:
             yield Step(int(table.step_of[i]), table.steps, float(table.t[i]), slots[0].copy(), x0, colours)

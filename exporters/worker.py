@@ -93,7 +93,7 @@ def advance(name: str, call: Call, state: Arrays, scheduler: Mapping) -> Arrays:
     table = schedulers.from_config(scheduler).table(STEPS)
     negative, prompt = np.split(state["embeds"], 2)
     model = guide(partial(evaluate, call, state), prompt, negative, GUIDANCE)
-    *_, last = denoise(table, model, start(table, state["noise"]), lambda: state["noise"])
+    *_, last = denoise(table, model, start(table, state["noise"]), lambda _: state["noise"])
     return state | {"latents": last.latents}
 
 

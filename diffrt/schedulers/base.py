@@ -2,10 +2,14 @@
 
 A scheduler class declares its keys as annotated fields with diffusers' defaults, and three functions:
 `grid` (which noise levels), `build` (the formula, run on unit vectors) and `marginal` (the forward process).
+What the signatures of `grid` and `build` name beyond the first parameter are the options of a run, such as custom
+timesteps or eta: `table` takes those and refuses others.
 """
 
+import inspect
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
@@ -24,9 +28,6 @@ from diffrt.schedulers.table import Table
 class Scheduler(ABC):
     """Abstract. Equality and hash are those of the fields. A config that cannot work is InvalidArgument."""
 
-    num_train_timesteps: int = 1000
-
-    takes_eta: ClassVar[bool] = False
     aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key: {another class's value: what it means here}
     _given: ClassVar[frozenset[str]]  # these two are per instance; as ClassVar they do not become fields
     _carried: ClassVar[dict[str, Any]]
@@ -58,47 +59,79 @@ class Scheduler(ABC):
         return ()
 
     @abstractmethod
-    def grid(self, num_inference_steps: int) -> Grid:
-        """The noise levels of a run."""
+    def grid(self, *args: Any, **options: Any) -> Grid:
+        """The noise levels of a run: of num_inference_steps, and by the options that the class takes."""
 
     @abstractmethod
-    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+    def build(self, *args: Any, **options: Any) -> Table:
         """The method's formula over a grid."""
 
-    def build_after(self, grid: Grid, skip: int, eta: float = 0.0) -> Table:
+    def build_after(self, grid: Grid, skip: int, **options: Any) -> Table:
         """The method without the first `skip` steps of a grid, begun anew after them: for image-to-image."""
-        return self.build(grid.after(skip), eta)
+        return self.build(grid.after(skip), **options)
 
     @abstractmethod
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(alpha, sigma) of x = alpha x0 + sigma eps at training times t. [B] f64 -> [B] f64, [B] f64"""
 
-    def table(self, num_inference_steps: int, *, eta: float = 0.0, skip: int = 0) -> Table:
-        """The sampler as numbers. eta (0 to 1) is DDIM's share of fresh noise; the others take only 0. With `skip`,
-        the run starts that many steps later, from latents at the noise level of the table's first row."""
-        grid = self._checked_grid(num_inference_steps, eta)
-        if not 0 <= skip < num_inference_steps:
-            raise InvalidArgument(f"skip = {skip}, allowed: 0 to {num_inference_steps - 1} of so many steps")
-        return self.build_after(grid, skip, eta) if skip else self.build(grid, eta)
+    @property
+    def last_time(self) -> float:
+        """The largest training time."""
+        return getattr(self, "num_train_timesteps", math.inf) - 1
 
-    def stepper(self, num_inference_steps: int, *, eta: float = 0.0) -> Stepper:
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """What a run of this class can be told beyond its number of steps."""
+        return (*_options(cls.grid), *_options(cls.build))
+
+    def table(self, num_inference_steps: int | None = None, *, skip: int = 0, **options: Any) -> Table:
+        """The sampler as numbers. Options are those of the class (`.options()`); the most common are
+
+        timesteps   the training times to visit, descending, in place of num_inference_steps
+        sigmas      the noise levels to visit, descending, in place of num_inference_steps
+        mu          how far dynamic shifting moves the levels of a flow model up, from the size of the picture
+        eta         DDIM's share of fresh noise, from 0 to 1
+
+        With `skip`, the run starts that many steps later, from latents at the noise level of the table's first row.
+        Raises InvalidArgument for a run that cannot be.
+        """
+        grid, building = self._run(num_inference_steps, options)
+        if not 0 <= skip < len(grid):
+            raise InvalidArgument(f"skip = {skip}, allowed: 0 to {len(grid) - 1} of so many steps")
+        return self.build_after(grid, skip, **building) if skip else self.build(grid, **building)
+
+    def stepper(self, num_inference_steps: int | None = None, **options: Any) -> Stepper:
         """The same sampler behind diffusers' stepping interface."""
-        grid = self._checked_grid(num_inference_steps, eta)
-        return Stepper(self.build(grid, eta), grid)
+        grid, building = self._run(num_inference_steps, options)
+        return Stepper(self.build(grid, **building), grid)
 
-    def _checked_grid(self, n: int, eta: float) -> Grid:
-        last = self.num_train_timesteps
-        if not allows(int, n) or not 1 <= n <= last:
-            raise InvalidArgument(f"num_inference_steps = {n!r}, allowed: 1 to {last} (num_train_timesteps)")
-        if not allows(float, eta) or not 0 <= eta <= self.takes_eta:
-            limit = "0 to 1" if self.takes_eta else f"0, because {type(self).__name__} has none (DDIM has)"
-            raise InvalidArgument(f"eta = {eta!r}, allowed: {limit}")
-        return self.grid(int(n))
+    def _run(self, n: int | None, options: Mapping[str, Any]) -> tuple[Grid, dict[str, Any]]:
+        """The grid, and the options of `build`."""
+        name = type(self).__name__
+        given = {key: value for key, value in options.items() if value is not None}
+        if "eta" in given and (not allows(float, given["eta"]) or not 0 <= given["eta"] <= 1):
+            raise InvalidArgument(f"eta = {given['eta']!r}, allowed: 0 to 1")
+        for key in given:
+            if key not in self.options() and not (key == "eta" and not given[key]):
+                allowed = ", ".join(self.options()) or "no option"
+                raise InvalidArgument(f"{key} = {given[key]!r:.80}: {name} takes no {key}, allowed: {allowed}")
+        for key in ("timesteps", "sigmas"):
+            if key in given:
+                given[key] = descending(key, given[key])
+                if n not in (None, len(given[key])):
+                    raise InvalidArgument(f"num_inference_steps = {n!r} and {len(given[key])} {key}: give one of them")
+                n = len(given[key])
+        most = getattr(self, "num_train_timesteps", math.inf)
+        if not allows(int, n) or not 1 <= n <= most:  # type: ignore[operator]
+            raise InvalidArgument(f"num_inference_steps = {n!r}, allowed: 1 to {most} (num_train_timesteps)")
+        gridding, building = _options(self.grid), _options(self.build)
+        grid = self.grid(int(n), **{k: v for k, v in given.items() if k in gridding})  # type: ignore[arg-type]
+        return grid, {k: v for k, v in given.items() if k in building}
 
     def add_noise(self, original: np.ndarray, noise: np.ndarray, timestep: Any) -> np.ndarray:
         """alpha_t * original + sigma_t * noise, both [B, ...], at one training time or at one for each image."""
         t = np.atleast_1d(np.asarray(timestep, np.float64))
-        last = self.num_train_timesteps - 1
+        last = self.last_time
         if t.shape not in ((1,), (len(original),)) or not np.all((t >= 0) & (t <= last)):
             raise InvalidArgument(f"timestep = {timestep!r}, allowed: one number, or {len(original)}, from 0 to {last}")
         shape = (-1, *[1] * (original.ndim - 1))
@@ -136,9 +169,31 @@ class Scheduler(ABC):
         return self
 
 
+def _options(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the parameters that a grid or build function has after its first one."""
+    return tuple(inspect.signature(function).parameters)[2 if inspect.isfunction(function) else 1 :]
+
+
+def descending(name: str, values: Sequence[float]) -> np.ndarray:  # [n] f64
+    """Custom timesteps or sigmas, or InvalidArgument where they are not numbers that fall from each to the next."""
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all() or (array < 0).any():
+        raise InvalidArgument(f"{name} = {values!r:.80}, allowed: a list of finite numbers of at least 0")
+    rises = np.flatnonzero(np.diff(array) >= 0)
+    if len(rises):
+        before, after = array[rises[0]], array[rises[0] + 1]
+        raise InvalidArgument(f"{name} must fall from each to the next, got {before:g} and then {after:g}")
+    return array
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiscreteTime(Scheduler):
     """Abstract. A scheduler of a model trained on num_train_timesteps discrete noise levels."""
+
+    num_train_timesteps: int = 1000
 
     # The convention of its latents: x = x0 + sigma eps where True, alpha^2 + sigma^2 = 1 where False.
     exploding: ClassVar[bool] = False

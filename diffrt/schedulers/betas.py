@@ -5,6 +5,7 @@ those numbers. Everything after the grid is float64.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 
@@ -22,10 +23,33 @@ def linspace(start: float, end: float, n: int) -> np.ndarray:  # [n] f32
     return np.where(i < max(n // 2, 1), lo + step * i, hi - step * (n - 1 - i)).astype(f32)
 
 
-def _squaredcos(n: int) -> np.ndarray:  # [n] f32
-    """Nichol & Dhariwal 2021 (arXiv:2102.09672) eq. 17, betas capped at 0.999."""
-    abar = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
+def _cosine(t: float) -> float:
+    """Nichol & Dhariwal 2021 (arXiv:2102.09672) eq. 17."""
+    return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def _laplace(t: float) -> float:
+    """Hang et al. 2024 (arXiv:2407.03297), table 1, of width 1/2; the root is the reference's."""
+    lam = -0.5 * math.copysign(1, 0.5 - t) * math.log(1 - 2 * abs(0.5 - t) + 1e-6)
+    return math.sqrt(1 / (1 + math.exp(-lam)))
+
+
+def _exp(t: float) -> float:
+    return math.exp(-12 * t)
+
+
+ALPHA_BARS = {"squaredcos_cap_v2": _cosine, "laplace": _laplace, "exp": _exp}
+
+
+def _capped(alpha_bar: Callable[[float], float], n: int) -> np.ndarray:  # [n] f32
+    """The betas of a function of time in [0, 1], capped at 0.999."""
+    abar = [alpha_bar(i / n) for i in range(n + 1)]
     return np.array([min(1 - after / before, 0.999) for before, after in pairwise(abar)], f32)
+
+
+def _sigmoid(start: float, end: float, n: int) -> np.ndarray:  # [n] f32
+    """Betas along a logistic curve from -6 to 6 (Xu et al. 2022, GeoDiff, arXiv:2203.02923)."""
+    return 1 / (1 + np.exp(-linspace(-6, 6, n))) * f32(end - start) + f32(start)
 
 
 def _cumprod(a: np.ndarray) -> np.ndarray:  # [T] f32
@@ -61,8 +85,10 @@ def alphas_cumprod(
         betas = linspace(beta_start, beta_end, n)
     elif beta_schedule == "scaled_linear":
         betas = np.square(linspace(math.sqrt(max(beta_start, 0)), math.sqrt(max(beta_end, 0)), n))
+    elif beta_schedule == "sigmoid":
+        betas = _sigmoid(beta_start, beta_end, n)
     else:
-        betas = _squaredcos(n)
+        betas = _capped(ALPHA_BARS[beta_schedule], n)
     if len(betas) != n or not np.all((betas > 0) & (betas <= 1)):
         extent = f" from {betas.min():g} to {betas.max():g}" if len(betas) else ""
         raise InvalidArgument(

@@ -44,7 +44,7 @@ def conflicts(scheduler: Any) -> Iterator[str]:
         value = values.get(key)
         if value is not None and not low <= value <= high:
             yield f"{key} = {value!r}, allowed: from {low:g} to {high:g}"
-    for key in ("use_beta_sigmas", "use_flow_sigmas", "use_dynamic_shifting"):
+    for key in ("use_flow_sigmas", "use_dynamic_shifting"):
         if values.get(key):
             yield f"{key} is not supported yet; set it to False"
     chosen = [key for key in RESPACINGS if values.get(key)]

@@ -16,7 +16,6 @@ from diffrt.schedulers.table import Rows, Table, Threshold
 class DDIMScheduler(DiscreteTime):
     """Deterministic at eta = 0, ancestral (DDPM) at eta = 1. One evaluation per step, no memory."""
 
-    takes_eta: ClassVar[bool] = True
     terminal_abar: ClassVar[float] = 0.0  # alpha = 0 is no trouble here
 
     clip_sample: bool = True

@@ -83,13 +83,13 @@ class DPMSolverMultistepScheduler(DiscreteTime):
         if respace := self.respacing():
             sigmas = respace(float(train[0]), float(train[-1]), n)
             times = time_of(sigmas, train)
-            if not self.use_exponential_sigmas and self.beta_schedule != "squaredcos_cap_v2":
+            if (self.use_karras_sigmas or self.use_lu_lambdas) and self.beta_schedule != "squaredcos_cap_v2":
                 times = np.round(times)
         sigmas = np.append(sigmas, train[0] if self.final_sigmas_type == "sigma_min" else 0).astype(f32)
         times = np.append(np.trunc(times), 0)
         return Grid.through([vp_node_of_sigma(t, sigma) for t, sigma in zip(times, sigmas, strict=True)])
 
-    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+    def build(self, grid: Grid) -> Table:
         rows = Rows("x", *(f"y{j}" for j in range(1, self.solver_order)))
         x, *past = rows.slots
         nodes = [*grid.distinct().at, grid.to[-1]]

@@ -52,7 +52,7 @@ class EulerDiscreteScheduler(DiscreteTime):
             times = f32(0.25) * np.log(sigmas[:-1].astype(f32))  # c_noise of arXiv:2206.00364, table 1
         return ve_grid(times, sigmas[: len(times) + 1], self.timestep_spacing)
 
-    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+    def build(self, grid: Grid) -> Table:
         rows = Rows("x")
         for k, (at, to) in enumerate(grid):
             x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
@@ -74,7 +74,7 @@ class EulerAncestralDiscreteScheduler(DiscreteTime):
         times, sigmas = ve_levels(self.abar(), self.times(num_inference_steps))
         return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
 
-    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+    def build(self, grid: Grid) -> Table:
         rows = Rows("x")
         for k, (at, to) in enumerate(grid):
             x0, _ = predict(self.prediction_type, at, rows.x, rows.m)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffrt.errors import InvalidArgument
+from diffrt.schedulers.beta_quantile import beta_quantile
 from diffrt.schedulers.betas import f32, sigmas_of
 
 
@@ -133,7 +134,17 @@ def lu(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to 
     return np.exp(np.linspace(float(np.log(f32(hi))), float(np.log(f32(lo))), n))
 
 
-RESPACINGS = {"use_karras_sigmas": karras, "use_exponential_sigmas": exponential, "use_lu_lambdas": lu}
+def beta(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to lo
+    """Quantiles of the beta(0.6, 0.6) distribution: denser at both ends (Lee et al. 2024, arXiv:2407.12173)."""
+    return lo + (hi - lo) * beta_quantile(1 - np.linspace(0, 1, n), 0.6, 0.6)
+
+
+RESPACINGS = {
+    "use_karras_sigmas": karras,
+    "use_exponential_sigmas": exponential,
+    "use_lu_lambdas": lu,
+    "use_beta_sigmas": beta,
+}
 
 
 def time_of(sigma: np.ndarray, train: np.ndarray) -> np.ndarray:  # [n] f64, [T] f32 -> [n] f64

@@ -2,7 +2,7 @@
 on a non-uniform grid (Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, III.5)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.polynomial import Polynomial, polynomial
@@ -30,7 +30,7 @@ class LMSDiscreteScheduler(DiscreteTime):
         times, sigmas = ve_levels(self.abar(), self.times(num_inference_steps), self.respacing())
         return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
 
-    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+    def build(self, grid: Grid) -> Table:
         rows = Rows("x", *(f"y{j}" for j in range(1, ORDER)))
         x, *past = rows.slots
         sigmas = grid.distinct().sigmas
@@ -42,9 +42,9 @@ class LMSDiscreteScheduler(DiscreteTime):
             rows.add(k, at, y=eps, x0=x0, then=[x_next, *outputs[:-1]])
         return rows.table(grid)
 
-    def build_after(self, grid: Grid, skip: int, eta: float = 0.0) -> Table:
+    def build_after(self, grid: Grid, skip: int, **options: Any) -> Table:
         """As the reference does: at full order from the first step, with zeros for the outputs there are not."""
-        return self.build(grid, eta).after(skip)
+        return self.build(grid).after(skip)
 
 
 def adams(nodes: np.ndarray, to: float) -> list[float]:

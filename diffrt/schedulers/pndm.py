@@ -5,7 +5,7 @@ step starts from: under v-prediction that is another method than one with a hist
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,10 +39,10 @@ class PNDMScheduler(DiscreteTime):
         stride = self.num_train_timesteps // n
         return strided_grid(self.abar(), np.round(self.times(n)), stride, self.set_alpha_to_one)
 
-    def build(self, grid: Grid, eta: float = 0.0) -> Table:
+    def build(self, grid: Grid) -> Table:
         return self._build(grid)
 
-    def build_after(self, grid: Grid, skip: int, eta: float = 0.0) -> Table:
+    def build_after(self, grid: Grid, skip: int, **options: Any) -> Table:
         """Runge-Kutta begins anew at the step. PLMS does as the reference does: it skips as many *evaluations*, of
         which the second step has two, so that from its third on it is told times one step ahead of its latents."""
         return self._build(grid, skip) if self.skip_prk_steps else self._build(grid.after(skip))

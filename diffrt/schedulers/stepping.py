@@ -3,7 +3,7 @@
 s = scheduler.stepper(20)
 x = noise * s.init_noise_sigma
 for t in s.timesteps:
-    x = s.step(model(s.scale_model_input(x, t), t), t, x).prev_sample
+    x = s.step(model(s.scale_model_input(x, t), t), t, x, noise=randn(x.shape)).prev_sample
 """
 
 from typing import NamedTuple
@@ -12,12 +12,12 @@ import numpy as np
 
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers.grid import Grid
-from diffrt.schedulers.table import Table, apply_row, denoised, init_slots
+from diffrt.schedulers.table import Slots, Table, apply_row, denoised, init_slots
 
 
 class StepOutput(NamedTuple):
     prev_sample: np.ndarray  # [B, ...] what the next evaluation starts from
-    pred_original_sample: np.ndarray  # [B, ...] the clean picture the model saw
+    pred_original_sample: np.ndarray | None  # [B, ...] the clean picture the model saw, where it was called
 
 
 class Stepper:
@@ -32,23 +32,26 @@ class Stepper:
         self.sigmas = grid.sigmas.astype(np.float32)
         self.init_noise_sigma = table.init_sigma
         self._i = 0
-        self._slots: np.ndarray | None = None
+        self._past: Slots | None = None  # every slot but x
 
     def scale_model_input(self, sample: np.ndarray, timestep: float) -> np.ndarray:  # [B, ...] -> [B, ...]
         """What the model must be given instead of the sample at this timestep."""
         return sample * sample.dtype.type(self.table.c_in[self._row(timestep)])
 
     def step(
-        self, model_output: np.ndarray, timestep: float, sample: np.ndarray, noise: np.ndarray | None = None
+        self, model_output: np.ndarray | None, timestep: float, sample: np.ndarray, noise: np.ndarray | None = None
     ) -> StepOutput:  # arrays of one shape [B, ...]
-        """One evaluation. Raises InvalidArgument for timesteps out of order or missing noise."""
+        """One evaluation. model_output may be None where .table.calls has False, noise where .table.noisy has.
+        Raises InvalidArgument for timesteps out of order, a missing output or missing noise."""
         i = self._row(timestep)
-        slots = init_slots(self.table, sample) if self._slots is None else self._slots
-        slots[0] = sample  # the caller may have edited it
-        x0 = denoised(self.table, i, slots, model_output)
-        self._slots = apply_row(self.table, i, slots, model_output, noise)
+        past = init_slots(self.table, sample)[1:] if self._past is None else self._past
+        slots = (sample, *past)
+        x0 = denoised(self.table, i, slots, model_output) if self.table.calls[i] and model_output is not None else None
+        after = apply_row(self.table, i, slots, model_output, noise)
+        callers = [id(array) for array in (sample, model_output, noise, after[0])]
+        self._past = tuple(slot.copy() if id(slot) in callers else slot for slot in after[1:])
         self._i += 1
-        return StepOutput(self._slots[0].copy(), x0)
+        return StepOutput(after[0], x0)
 
     def _row(self, timestep: float) -> int:
         if self._i >= self.table.evals:

@@ -4,11 +4,14 @@
     y      = shape(p * x + q * m)            shape: nothing, a clip or a dynamic threshold; all that is nonlinear
     slots' = W @ [slots; y; m; z]            z is fresh unit noise
 
-slots[0] is always x. Here are the table, the builder that fills it and the NumPy interpreter that runs it.
+slots[0] is always x. A row whose W has neither y nor m calls no model, one without z draws no noise. Here are the
+table, the builder that fills it and the NumPy interpreter that runs it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +29,7 @@ class Threshold:
 
 
 COLUMNS = ("t", "alpha", "sigma", "c_in", "p", "q", "px0", "qx0", "W")
+OPTIONAL = ("between", "log_std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +54,15 @@ class Table:
     init_sigma: float = 1.0
     clip: float | None = None
     threshold: Threshold | None = None
+    # z of a row is W(b) - W(a) over the root of |b - a| for one Brownian path W of the whole run. None: independent.
+    between: np.ndarray | None = None  # [E, 2] (a, b)
+    # The network also says how wide z is: its output has twice the channels, m and then v, and z is multiplied by
+    # the root of v ("variance"), or by exp of what (v + 1) / 2 interpolates between two log_std ("range").
+    spread: Literal["variance", "range"] | None = None
+    log_std: np.ndarray | None = None  # [E, 2]
 
     def __post_init__(self) -> None:
-        for name in COLUMNS:
+        for name in self._columns():
             column = getattr(self, name)
             bad = ~np.isfinite(column.reshape(self.evals, -1)).all(axis=1)
             if bad.any():
@@ -73,6 +83,11 @@ class Table:
         return int(self.step_of[-1]) + 1
 
     @property
+    def calls(self) -> np.ndarray:  # [E] bool
+        """Which rows call the model; the others only add noise."""
+        return np.any(self.W[:, :, -3:-1], axis=(1, 2))
+
+    @property
     def noisy(self) -> np.ndarray:  # [E] bool
         """Which evaluations consume fresh noise."""
         return np.any(self.W[:, :, -1], axis=1)
@@ -80,8 +95,22 @@ class Table:
     def after(self, skip: int) -> "Table":
         """Its rows from step `skip` on; what earlier steps would have remembered is zero."""
         kept = self.step_of >= skip
-        rows = {name: getattr(self, name)[kept] for name in COLUMNS}
+        rows = {name: getattr(self, name)[kept] for name in self._columns()}
         return replace(self, **rows, step_of=self.step_of[kept] - skip)
+
+    def _columns(self) -> list[str]:
+        return [*COLUMNS, *(name for name in OPTIONAL if getattr(self, name) is not None)]
+
+    @cached_property
+    def programs(self) -> list[list[list[tuple[int, float]]]]:
+        """Per row and slot, what its next value is the sum of: (term, weight) over [slots; y; m; z]. y is there only
+        where it is shaped; else it is taken apart into x and m, which saves a pass and the digits that cancel."""
+        W = self.W.copy()
+        if self.clip is None and self.threshold is None:
+            W[:, :, 0] += W[:, :, -3] * self.p[:, None]
+            W[:, :, -2] += W[:, :, -3] * self.q[:, None]
+            W[:, :, -3] = 0
+        return [[[(int(j), float(w[j])) for j in np.flatnonzero(w)] for w in row] for row in W]
 
     def __str__(self) -> str:
         terms = (*self.slots, "y", "m", "z")
@@ -101,7 +130,7 @@ class Table:
             m = f"m = model({self.c_in[i]:.5g} x, {self.t[i]:.7g})"
             y = f"y = {form(self.p[i] * unit[0] + self.q[i] * unit[-2])}"
             then = [f"{s} = {form(w)}" for s, w in zip(self.slots, self.W[i], strict=True)]
-            lines.append(f"{self.step_of[i]:4d}  " + "; ".join([m, y, *then]))
+            lines.append(f"{self.step_of[i]:4d}  " + "; ".join([m, y, *then] if self.calls[i] else then))
         return "\n".join(lines)
 
 
@@ -120,56 +149,114 @@ class Rows:
         self.y, self.m, self.z = units[-3:]
         self._rows: list[tuple] = []
 
-    def add(self, step: int, at: Node, y: np.ndarray, x0: np.ndarray, then: Sequence[np.ndarray]) -> None:
-        """One evaluation at a node: y and x0 as forms in x and m, then the next value of every slot."""
-        self._rows.append((step, at.t, at.alpha, at.sigma, at.c_in, y[0], y[-2], x0[0], x0[-2], np.stack(then)))
+    def add(
+        self,
+        step: int,
+        at: Node,
+        y: np.ndarray,
+        x0: np.ndarray,
+        then: Sequence[np.ndarray],
+        between: tuple[float, float] | None = None,
+        log_std: tuple[float, float] | None = None,
+    ) -> None:
+        """One evaluation at a node: y and x0 as forms in x and m, then the next value of every slot. `between` and
+        `log_std` as in Table, in every row or in none."""
+        columns = (at.t, at.alpha, at.sigma, at.c_in, y[0], y[-2], x0[0], x0[-2], np.stack(then))
+        self._rows.append((step, *columns, between, log_std))
 
-    def table(self, grid: Grid, clip: float | None = None, threshold: Threshold | None = None) -> Table:
-        step, *columns = (np.array(column) for column in zip(*self._rows, strict=True))
-        rows = dict(zip(COLUMNS, columns, strict=True))
-        return Table(self.names, **rows, step_of=step, init_sigma=grid.init_sigma, clip=clip, threshold=threshold)
+    def add_noise(self, step: int, at: Node, then: Sequence[np.ndarray]) -> None:
+        """A row that calls no model, from a node on."""
+        self.add(step, at, 0 * self.x, 0 * self.x, then)
+
+    def table(
+        self,
+        grid: Grid,
+        clip: float | None = None,
+        threshold: Threshold | None = None,
+        spread: Literal["variance", "range"] | None = None,
+    ) -> Table:
+        step, *columns = zip(*self._rows, strict=True)
+        filled = [None if column[0] is None else np.array(column) for column in columns]
+        rows: dict = dict(zip((*COLUMNS, *OPTIONAL), filled, strict=True))
+        init_sigma, steps = grid.init_sigma, np.array(step)
+        return Table(
+            self.names, **rows, step_of=steps, init_sigma=init_sigma, clip=clip, threshold=threshold, spread=spread
+        )
 
 
 # --- the NumPy interpreter -------------------------------------------------------------------------------
 
+Slots = Sequence[np.ndarray]  # S arrays [B, ...], never written to: a slot may be the same array as another
+BLOCK = 1 << 14  # elements: two float32 blocks and the sum fit the second-level cache
 
-def init_slots(table: Table, x: np.ndarray) -> np.ndarray:  # [B, ...] -> [S, B, ...], dtype of x
+
+def init_slots(table: Table, x: np.ndarray) -> Slots:  # [B, ...] -> S of [B, ...], dtype of x
     """The state before the first evaluation. x is the initial latents, already scaled by init_sigma."""
-    slots = np.zeros((len(table.slots), *x.shape), x.dtype)
-    slots[0] = x
-    return slots
+    zero = np.zeros_like(x)
+    return (x, *(zero for _ in table.slots[1:]))
 
 
-def apply_row(
-    table: Table, i: int, slots: np.ndarray, m: np.ndarray, z: np.ndarray | None = None
-) -> np.ndarray:  # [S, B, ...], [B, ...], [B, ...] -> [S, B, ...], in the dtype of slots
-    """The state after evaluation i, where m = model(c_in[i] * slots[0], t[i]).
+def apply_row(table: Table, i: int, slots: Slots, m: np.ndarray | None, z: np.ndarray | None = None) -> Slots:
+    """The state after evaluation i, where m = model(c_in[i] * slots[0], t[i]); all in the dtype of slots.
 
-    z may be None where the row is not noisy, else that is InvalidArgument. Sums run element by element in one
-    order, so that a picture does not depend on the batch it is made in.
+    m [B, ...] may be None where the row calls no model, z [B, ...] where it is not noisy; else that is
+    InvalidArgument. Sums run element by element in one order, so that a picture does not depend on the batch it is
+    made in.
     """
-    w = table.W[i].astype(slots.dtype)
-    if z is None and w[:, -1].any():
-        raise InvalidArgument(f"evaluation {i} adds fresh noise: got None, pass unit noise of shape {m.shape}")
-    y = _shape(table, _linear(table.p[i], slots[0], table.q[i], m))
+    x = slots[0]
+    if m is None and table.calls[i]:
+        raise InvalidArgument(f"evaluation {i} reads the model's output: got None, pass model(c_in * x, t)")
+    if z is None and table.noisy[i]:
+        raise InvalidArgument(f"evaluation {i} adds fresh noise: got None, pass unit noise of shape {list(x.shape)}")
+    y = None
+    if m is not None:
+        m, width = split_output(table, i, m)
+        z = z if z is None or width is None else z * width
+        if table.clip is not None or table.threshold is not None:
+            y = _shape(table, _linear(table.p[i], x, table.q[i], m))
     terms = (*slots, y, m, z)
-    out = np.zeros_like(slots)
-    for slot, row in zip(out, w, strict=True):
-        used = np.flatnonzero(row)
-        for j in used[:1]:
-            np.multiply(terms[j], row[j], out=slot)
-        for j in used[1:]:
-            slot += row[j] * terms[j]
-    return out
+    return tuple(_combine(terms, program, x) for program in table.programs[i])
 
 
-def denoised(table: Table, i: int, slots: np.ndarray, m: np.ndarray) -> np.ndarray:
-    """The clean picture the model sees at evaluation i, for previews. [S, B, ...], [B, ...] -> [B, ...]"""
+def denoised(table: Table, i: int, slots: Slots, m: np.ndarray) -> np.ndarray:
+    """The clean picture the model sees at evaluation i, for previews. S of [B, ...], [B, ...] -> [B, ...]"""
+    m, _ = split_output(table, i, m)
     return _shape(table, _linear(table.px0[i], slots[0], table.qx0[i], m))
 
 
+def split_output(table: Table, i: int, m: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The network's output without what it says of the width of z, and that width. [B, C or 2C, ...] -> [B, C, ...]"""
+    if table.spread is None:
+        return m, None
+    m, v = np.split(m, 2, axis=1)
+    if table.spread == "variance":
+        return m, np.sqrt(v)
+    assert table.log_std is not None
+    low, high = table.log_std[i].astype(m.dtype)
+    return m, np.exp(low + (v + 1) / 2 * (high - low))
+
+
+def _combine(terms: Sequence[Any], program: Sequence[tuple[int, float]], like: np.ndarray) -> np.ndarray:
+    """The weighted sum of terms, block by block. A sum of one term of weight 1 is that term itself."""
+    if not program:
+        return np.zeros_like(like)
+    used = [(terms[j], like.dtype.type(w)) for j, w in program]
+    if len(used) == 1 and program[0][1] == 1:
+        return used[0][0]
+    flat = [(term.reshape(-1), w) for term, w in used]
+    out = np.empty(like.size, like.dtype)
+    scratch = np.empty(min(BLOCK, like.size), like.dtype)
+    for start in range(0, like.size, BLOCK):
+        part = slice(start, start + BLOCK)
+        total = out[part]
+        np.multiply(flat[0][0][part], flat[0][1], out=total)
+        for term, w in flat[1:]:
+            total += np.multiply(term[part], w, out=scratch[: len(total)])
+    return out.reshape(like.shape)
+
+
 def _linear(p: float, x: np.ndarray, q: float, m: np.ndarray) -> np.ndarray:
-    return x.dtype.type(p) * x + x.dtype.type(q) * m
+    return _combine((x, m), ((0, p), (1, q)), x)
 
 
 def _shape(table: Table, y: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
             z = noise.randn(streams, request.latent_shape)
         model = guide(parts.denoiser, *words.each(request))
         x = start(table, z, latents)
-        for step in denoise(table, model, x, lambda: noise.randn(streams, request.latent_shape), parts.colours):
+        for step in denoise(table, model, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours):
             yield step
         latents = step.latents
     return finish(request, parts, scheduler, words, latents)

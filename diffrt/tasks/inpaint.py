@@ -54,7 +54,7 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
 
     guided = guide(model, *words.each(request))
     x = start(table, z, original if request.strength < 1 else None)
-    for step in denoise(table, guided, x, lambda: noise.randn(streams, request.latent_shape), parts.colours, settle):
+    for step in denoise(table, guided, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours, settle):
         yield step
     return finish(request, parts, scheduler, words, step.latents)
 

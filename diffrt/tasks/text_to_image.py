@@ -22,6 +22,6 @@ def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gener
 
     model = guide(parts.denoiser, *words.each(request))
     x = start(table, z)
-    for step in denoise(table, model, x, lambda: noise.randn(streams, request.latent_shape), parts.colours):
+    for step in denoise(table, model, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours):
         yield step
     return finish(request, parts, scheduler, words, step.latents)

@@ -1,15 +1,17 @@
 """What the scheduler tests share: a nonlinear toy model, a run of diffusers' scheduler, and the same run of ours."""
 
+import importlib
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 
 from diffrt.schedulers import SCHEDULERS, apply_row, init_slots
+from tests.schedulers.cases import case_of
 
 SHAPE = (2, 3, 4, 5)
 
@@ -28,20 +30,27 @@ SD_CONFIG = {
     "clip_sample": False,
 }
 
+# Classes that the reference does not export at its top.
+SUBMODULES = {
+    "ScoreSdeVpScheduler": "diffusers.schedulers.deprecated.scheduling_sde_vp",
+    "ConsistencyDecoderScheduler": "diffusers.schedulers.scheduling_consistency_decoder",
+}
 
-def toy_model(x: np.ndarray, t: float) -> np.ndarray:
-    """A smooth network: mixes pixels, depends on t, bounded."""
-    return (1.1 * np.tanh(0.8 * x + 0.3 * np.roll(x, 1, axis=-1) + np.cos(t / 170))).astype(x.dtype)
+
+def toy_model(x: np.ndarray, t: float, outputs: int = 1) -> np.ndarray:
+    """A smooth network: mixes pixels, depends on t, bounded. A second output, below 1, has channels of its own."""
+    m = (1.1 * np.tanh(0.8 * x + 0.3 * np.roll(x, 1, axis=-1) + np.cos(t / 170))).astype(x.dtype)
+    return m if outputs == 1 else np.concatenate([m, np.cos(m + x)], axis=1).astype(x.dtype)
 
 
 def start_noise(dtype: str = "float32") -> np.ndarray:
     return np.random.default_rng(7).standard_normal(SHAPE, np.float32).astype(dtype)
 
 
-def draws(count: int, dtype: str = "float32") -> list[np.ndarray]:
-    """The unit noise a reference scheduler draws, once in every step."""
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randn(SHAPE, generator=generator, dtype=getattr(torch, dtype)).numpy() for _ in range(count)]
+def draws(count: int) -> list[np.ndarray]:
+    """Unit noise."""
+    rng = np.random.default_rng(3)
+    return [rng.standard_normal(SHAPE, np.float32) for _ in range(count)]
 
 
 @dataclass
@@ -49,55 +58,122 @@ class Run:
     timesteps: np.ndarray
     sigmas: np.ndarray | None
     init_sigma: float
-    samples: list[np.ndarray] = field(default_factory=list)
+    samples: list[np.ndarray] = field(default_factory=list)  # after each evaluation
+    noise: list[list[np.ndarray]] = field(default_factory=list)  # the draws of each evaluation
 
 
-def run_table(name: str, config: dict[str, Any], n: int, eta: float = 0.0, dtype: str = "float32") -> Run:
-    """A run of ours through the NumPy interpreter, in that dtype."""
+def run_table(
+    name: str,
+    config: Mapping[str, Any],
+    n: int | None,
+    options: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    noise: list[list[np.ndarray]] | None = None,
+) -> Run:
+    """A run of ours through the NumPy interpreter, in that dtype. An evaluation takes the last of its draws."""
     scheduler = SCHEDULERS[name].from_config(config)
-    table = scheduler.table(n, eta=eta)
-    run = Run(table.t, scheduler.grid(n).sigmas, table.init_sigma)
-    noise = draws(table.evals, dtype)
+    table = scheduler.table(n, **(options or {}))
+    stepper = scheduler.stepper(n, **(options or {}))
+    run = Run(table.t, stepper.sigmas, table.init_sigma, noise=noise or [[] for _ in range(table.evals)])
+    if noise is None:
+        run.noise = [[z.astype(dtype)] for z in draws(table.evals)]
     slots = init_slots(table, start_noise(dtype) * np.dtype(dtype).type(table.init_sigma))
+    outputs = case_of(name).outputs if table.spread else 1
     for i in range(table.evals):
-        m = toy_model(slots[0] * slots.dtype.type(table.c_in[i]), float(table.t[i]))
-        slots = apply_row(table, i, slots, m, noise[i] if table.noisy[i] else None)
+        m = None
+        if table.calls[i]:
+            m = toy_model(slots[0] * slots[0].dtype.type(table.c_in[i]), float(table.t[i]), outputs)
+        slots = apply_row(table, i, slots, m, run.noise[i][-1] if table.noisy[i] else None)
         run.samples.append(slots[0].copy())
     return run
 
 
-def reference_scheduler(name: str, config: dict[str, Any]) -> Any:
-    return getattr(diffusers, name).from_config(config)
+def reference_class(name: str) -> Any:
+    return getattr(importlib.import_module(SUBMODULES.get(name, "diffusers")), name)
 
 
-def run_reference(name: str, config: dict[str, Any], n: int, eta: float = 0.0, dtype: str = "float32") -> Run:
+def reference_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    return reference_class(name).from_config(dict(config))
+
+
+class Reference:
+    """A run of diffusers' scheduler as it goes: what a Case's `drive` works with."""
+
+    def __init__(self, name: str, scheduler: Any, options: Mapping[str, Any], dtype: str) -> None:
+        self.case, self.scheduler, self.options, self.dtype = case_of(name), scheduler, dict(options), dtype
+        sigmas = getattr(scheduler, "sigmas", None)
+        sigmas = sigmas.float().numpy() if isinstance(sigmas, torch.Tensor) else sigmas
+        self.run = Run(np.asarray(scheduler.timesteps), sigmas, float(scheduler.init_noise_sigma))
+        self.x = torch.from_numpy(start_noise(dtype)) * self.run.init_sigma
+        self._generator = torch.Generator().manual_seed(3)
+        self._draws: list[np.ndarray] = []
+
+    def model(self, x: torch.Tensor, t: Any) -> torch.Tensor:
+        spread = getattr(self.scheduler.config, "variance_type", None) in ("learned", "learned_range")
+        outputs = self.case.outputs if spread else 1
+        return torch.from_numpy(toy_model(x.numpy(), float(np.asarray(t).reshape(-1)[0]), outputs))
+
+    def randn(self, *_: Any, **__: Any) -> torch.Tensor:
+        """Unit noise; remembered as a draw of the present evaluation."""
+        z = torch.randn(SHAPE, generator=self._generator, dtype=getattr(torch, self.dtype))
+        self._draws.append(z.numpy())
+        return z
+
+    def done(self, x: torch.Tensor) -> None:
+        """The evaluation (or the noise of a row without one) is over, and x is what came of it."""
+        self.x = x
+        self.run.samples.append(x.numpy().copy())
+        self.run.noise.append(self._draws)
+        self._draws = []
+
+    def named(self, function: Any) -> dict[str, Any]:
+        """Those of the options that a function of the reference names."""
+        accepts = inspect.signature(function).parameters
+        return {key: value for key, value in self.options.items() if key in accepts}
+
+    def plain(self) -> None:
+        """diffusers' loop."""
+        extra = self.named(self.scheduler.step)
+        for t in self.scheduler.timesteps:
+            m = self.model(self.scheduler.scale_model_input(self.x, t), t)
+            self.done(self.scheduler.step(m, t, self.x, **extra).prev_sample)
+
+
+def run_reference(
+    name: str,
+    config: Mapping[str, Any],
+    n: int | None,
+    options: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+) -> Run:
     """The reference's own loop. In float64 the values of its float32 schedule stay, and what a step makes of them is
     computed in float64: what then differs is the formula, not digits lost on the way."""
+    options = options or {}
     scheduler = reference_scheduler(name, config)
-    scheduler.set_timesteps(n)
+    module = sys.modules[type(scheduler).__module__]
+    if hasattr(scheduler, "set_timesteps"):
+        accepts = inspect.signature(scheduler.set_timesteps).parameters
+        given = {key: value for key, value in options.items() if key in accepts}
+        custom = {"timesteps", "sigmas"} & set(given)
+        scheduler.set_timesteps(**given) if custom and n is None else scheduler.set_timesteps(n, **given)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # else a repeated first timestep starts at the second (see test_golden)
-    sigmas = scheduler.sigmas.numpy() if hasattr(scheduler, "sigmas") else None
-    run = Run(scheduler.timesteps.numpy(), sigmas, float(scheduler.init_noise_sigma))
-    accepts = inspect.signature(scheduler.step).parameters
-    extra = {"eta": eta} if "eta" in accepts else {}
-    if "generator" in accepts:
-        extra["generator"] = torch.Generator().manual_seed(3)
-    module = sys.modules[type(scheduler).__module__]
+    reference = Reference(name, scheduler, options, dtype)
+    kept = {key: getattr(module, key) for key in ("randn_tensor", "BrownianTreeNoiseSampler") if hasattr(module, key)}
+    for key in kept:
+        setattr(module, key, reference.randn if key == "randn_tensor" else lambda *_, **__: reference.randn)
+    kept["torch"] = torch
     if dtype == "float64":
-        for schedule in ("alphas_cumprod", "final_alpha_cumprod", "sigmas"):
-            if hasattr(scheduler, schedule):
-                setattr(scheduler, schedule, getattr(scheduler, schedule).double())
+        for key, value in vars(scheduler).items():
+            if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
+                setattr(scheduler, key, value.double())
         module.torch = _DoubleTorch()
     try:
-        x = torch.from_numpy(start_noise(dtype)) * run.init_sigma
-        for t in scheduler.timesteps:
-            m = toy_model(scheduler.scale_model_input(x, t).numpy(), float(t))
-            x = scheduler.step(torch.from_numpy(m), t, x, **extra).prev_sample
-            run.samples.append(x.numpy().copy())
+        (reference.case.drive or Reference.plain)(reference)
     finally:
-        module.torch = torch
-    return run
+        for key, value in kept.items():
+            setattr(module, key, value)
+    return reference.run
 
 
 class _DoubleTorch:

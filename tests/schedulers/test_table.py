@@ -13,7 +13,7 @@ each = pytest.mark.parametrize("name", SCHEDULERS)
 
 
 def eta_of(name: str) -> float:
-    return 0.5 if SCHEDULERS[name].takes_eta else 0.0
+    return 0.5 if "eta" in SCHEDULERS[name].options() else 0.0
 
 
 @each
@@ -40,9 +40,9 @@ def test_interpreter_is_the_rule(name: str) -> None:
         m, z = rng.standard_normal((2, 2, 3, 4))
         y = table.p[i] * slots[0] + table.q[i] * m
         expected = np.tensordot(table.W[i], np.stack([*slots, y, m, z]), 1)
-        np.testing.assert_allclose(apply_row(table, i, slots, m, z), expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(apply_row(table, i, slots, m, z), expected, rtol=1e-12, atol=1e-11)
         half = [a.astype(np.float32) for a in (slots, m, z)]
-        narrow = apply_row(table, i, *half)
+        narrow = np.stack(apply_row(table, i, *half))
         assert narrow.dtype == np.float32
         np.testing.assert_allclose(narrow, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -54,7 +54,7 @@ def test_a_picture_does_not_depend_on_its_batch(name: str) -> None:
     for i in range(table.evals):
         together = apply_row(table, i, init_slots(table, x), m, z)
         alone = apply_row(table, i, init_slots(table, x[3:4]), m[3:4], z[3:4])
-        assert np.array_equal(together[:, 3:4], alone)
+        assert all(np.array_equal(a[3:4], b) for a, b in zip(together, alone, strict=True))
 
 
 @each
@@ -175,5 +175,5 @@ def test_adams_weights_integrate_cubics() -> None:
 def test_float32_and_float64_runs_agree() -> None:
     for name in SCHEDULERS:
         narrow, wide = run_table(name, SD_CONFIG, 20), run_table(name, SD_CONFIG, 20, dtype="float64")
-        if not SCHEDULERS[name].from_config(SD_CONFIG).table(20).noisy.any():  # torch's draws differ by dtype
-            np.testing.assert_allclose(narrow.samples[-1], wide.samples[-1], atol=1e-4)
+        scale = np.abs(wide.samples[-1]).max()
+        np.testing.assert_allclose(narrow.samples[-1], wide.samples[-1], atol=1e-4 * scale)

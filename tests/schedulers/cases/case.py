@@ -1,0 +1,32 @@
+"""The form of a case."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.schedulers.reference import Reference
+
+
+@dataclass(frozen=True)
+class Case:
+    # --- law 3: equality with diffusers ---
+    steps: Sequence[int] = (1, 2, 3, 5, 10, 20, 50)  # numbers of steps that the class takes
+    # What the random sweep tries for keys of the config, before VALUES of test_golden and the annotations.
+    values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    # Options of a run that the sweep tries: given to our .table, and to the reference's set_timesteps or step,
+    # whichever names them. A function of (number of steps, config) makes options that depend on those.
+    options: Sequence[Mapping[str, Any] | Callable[[int, Mapping[str, Any]], Mapping[str, Any]]] = ({},)
+    # The reference's loop, where it is not "scale_model_input, model, step" over its timesteps: see Reference.
+    drive: "Callable[[Reference], None] | None" = None
+    outputs: int = 1  # arrays of the sample's channels that the model puts out
+    refused: Sequence[str] = ()  # parts of messages with which we refuse on purpose what the reference runs
+    # Where the reference fails or gives NaN and we do not, for a listed fault: (config, steps, options) -> bool.
+    broken: Callable[[Mapping[str, Any], int, Mapping[str, Any]], bool] = lambda config, n, options: False
+    # --- laws 1 and 2 ---
+    config: Mapping[str, Any] = field(default_factory=dict)  # added to the laws' config for every variant
+    variants: Sequence[tuple[Mapping[str, Any], int]] = (({}, 1),)  # config and order of accuracy
+    law_steps: Sequence[int] = (50, 125, 250)  # numbers of steps between which the order is measured
+    # "transport" or "order": why that law does not hold.
+    exempt: Mapping[str, str] = field(default_factory=dict)
+    transported: Sequence[str] | None = None  # prediction types that law 1 holds for; None: all
