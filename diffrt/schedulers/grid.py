@@ -150,7 +150,8 @@ RESPACINGS = {
 def time_of(sigma: np.ndarray, train: np.ndarray) -> np.ndarray:  # [n] f64, [T] f32 -> [n] f64
     """The fractional training time of each sigma: linear in log sigma between its two neighbours."""
     log_sigma, log_train = np.log(np.maximum(sigma, 1e-10)), np.log(train)
-    low = np.clip(np.searchsorted(log_train, log_sigma, side="right") - 1, 0, len(train) - 2)
+    below = log_train[:, None] <= log_sigma  # where zero terminal SNR makes levels fall again, the last one counts
+    low = np.where(below.any(0), len(train) - 1 - below[::-1].argmax(0), 0).clip(max=len(train) - 2)
     w = np.clip((log_train[low] - log_sigma) / (log_train[low] - log_train[low + 1]), 0, 1)
     return (1 - w) * low + w * (low + 1)
 
