@@ -15,6 +15,7 @@ from diffrt.schedulers.ddim import DDIMScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from diffrt.schedulers.grid import Grid as Grid
+from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
 from diffrt.schedulers.lms import LMSDiscreteScheduler
 from diffrt.schedulers.pndm import PNDMScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
@@ -31,6 +32,9 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "EulerDiscreteScheduler": EulerDiscreteScheduler,
     "EulerAncestralDiscreteScheduler": EulerAncestralDiscreteScheduler,
     "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
+    # Few steps: consistency models and distilled models.
+    "LCMScheduler": LCMScheduler,
+    "TCDScheduler": TCDScheduler,
 }
 
 # Short names beyond the class name without "Scheduler", in lower case.

@@ -29,6 +29,7 @@ KNOWN_KEYS = frozenset(
 LIMITS = {
     "num_train_timesteps": (1, math.inf),
     "steps_offset": (0, math.inf),
+    "original_inference_steps": (1, math.inf),
     "clip_sample_range": (1e-6, math.inf),
     "dynamic_thresholding_ratio": (0, 1),
     "sample_max_value": (1e-6, math.inf),

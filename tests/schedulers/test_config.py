@@ -131,6 +131,8 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
         {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min", "solver_order": 3},
         "sde-dpmsolver has no order 3",
     ),
+    ("lcm", {"original_inference_steps": 1001}, "original_inference_steps = 1001, allowed: 1 to 1000"),
+    ("tcd", {"original_inference_steps": 0}, "original_inference_steps = 0, allowed: from 1"),
 ]
 
 
@@ -172,6 +174,25 @@ def test_runs_that_cannot_be() -> None:
             from_config({"steps_offset": 1, "timestep_spacing": "leading"}, name).table(1000)
     with pytest.raises(InvalidArgument, match="check the betas"):
         from_config({"trained_betas": [0.1] * 999 + [1.0]}, "euler").table(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lcm", {"num_inference_steps": 51}, "num_inference_steps = 51, allowed: up to 50"),
+        ("lcm", {"num_inference_steps": 26, "strength": 0.5}, "num_inference_steps = 26, allowed: up to 25"),
+        ("tcd", {"num_inference_steps": 31, "original_inference_steps": 30}, "allowed: up to 30"),
+        ("lcm", {"num_inference_steps": 4, "strength": 0}, "strength = 0, allowed: above 0, at most 1"),
+        ("lcm", {"num_inference_steps": 4, "original_inference_steps": 1001}, "allowed: 1 to 1000"),
+        ("lcm", {"timesteps": [999, 499], "strength": 0.5}, "give the timesteps of that part alone"),
+        ("tcd", {"timesteps": [1000, 499]}, "timestep 1000 is beyond the last, 999"),
+    ],
+)
+def test_options_that_cannot_be(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        from_config({}, name).table(**options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_classes_values_are_understood() -> None:

@@ -25,6 +25,9 @@ Known faults of the reference, met while comparing (in brackets: what diffrt doe
     [0]. In float32 the same difference costs it up to 5e-4 of a sample, which is why the sweep runs in float64.
 12. A switch of classes drops the keys that the class in between does not have: DDIM -> LMS -> DDIM loses
     clip_sample = False [keeps it].
+D1. LCM and TCD with custom timesteps and a strength below 1 add noise after the last step: they count the steps that
+   strength leaves out [refused: the timesteps of that part alone are the same run, without the noise].
+D2. TCD has the keys clip_sample and thresholding and never clips [the same].
 """
 
 import random

@@ -3,7 +3,7 @@
 The first runs each table on an exactly known world, the second measures how its error falls with the step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import product
 from typing import Any, get_args
@@ -13,6 +13,7 @@ import pytest
 
 from diffrt.schedulers import SCHEDULERS, Grid, Scheduler, Table, apply_row, init_slots
 from tests.schedulers.cases import case_of
+from tests.schedulers.cases.consistency import RESAMPLES
 
 # Steps that end where the next begins (faults 1 and 2 of test_golden), unclipped, and no jump to zero noise.
 CONFIG = {
@@ -118,6 +119,12 @@ def gaussian_model(x: Any, alpha: float, sigma: float, kind: str) -> Any:
     return spoken(kind, (x - sigma * eps) / alpha, eps, alpha, sigma)
 
 
+def consistency_model(x: Any, alpha: float, sigma: float, kind: str) -> Any:
+    """Tells where the solution through x ends, as a consistency model does; the other tells the mean of the data."""
+    x0 = MEAN + STD * (x - alpha * MEAN) / spread(alpha, sigma)
+    return spoken(kind, x0, (x - alpha * x0) / sigma, alpha, sigma)
+
+
 def step_errors(grid: Grid, table: Table, kind: str) -> np.ndarray:  # [steps]
     """The error each step adds: it starts on the solution, and remembers outputs that were made on it."""
     slots = init_slots(table, np.zeros(1))
@@ -144,7 +151,7 @@ def test_order_of_both_pndm_starts() -> None:
         assert slope(errors, [50, 125, 250]) > 2.8
 
 
-def law_error(grid: Grid, table: Table, kind: str) -> float:
+def law_error(grid: Grid, table: Table, kind: str, model: Callable[..., Any] = gaussian_model) -> float:
     """How far the distribution of x at the end is from the data's: the table is linear and so is the model, so the
     mean and what every draw adds to the slots are carried along exactly."""
     noise = unit_noise(table)
@@ -153,8 +160,8 @@ def law_error(grid: Grid, table: Table, kind: str) -> float:
     x[:2] = grid.at[0].alpha * MEAN, spread(grid.at[0].alpha, grid.at[0].sigma)
     slots = init_slots(table, x)
     for i, (alpha, sigma) in enumerate(zip(table.alpha, table.sigma, strict=True)):
-        constant = gaussian_model(0.0, alpha, sigma, kind)
-        m = gaussian_model(slots[0], alpha, sigma, kind) - constant
+        constant = model(0.0, alpha, sigma, kind)
+        m = model(slots[0], alpha, sigma, kind) - constant
         m[0] += constant
         slots = apply_row(table, i, slots, m, np.append([0, 0], noise[i]))
     end = grid.to[-1]
@@ -178,7 +185,7 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
             middle = slice(len(grid) // 4, len(grid) * 3 // 4)
             errors.append(step_errors(grid, table, kind)[middle].max())
         assert slope(errors, counts) == pytest.approx(order + 1, abs=0.35)
-    if scheduler.table(counts[0], eta=eta).noisy.any():
+    if scheduler.table(counts[0], eta=eta).noisy.any() and "noisy order" not in case_of(name).exempt:
         counts = [*counts[1:], 2 * counts[-1] + 1]
         errors = [law_error(scheduler.grid(n), scheduler.table(n, eta=eta), kind) for n in counts]
         if (options.get("algorithm_type"), options.get("solver_order")) == ("sde-dpmsolver++", 3):
@@ -186,3 +193,12 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
         else:
             assert slope(errors, counts) > 0.7
             assert errors[-1] < 0.03
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if case_of(name).exempt.get("order") is RESAMPLES])
+def test_consistency(name: str) -> None:
+    """What holds in place of an order: with a perfect consistency model any number of steps gives the data's law."""
+    for kind in kinds_of(name):
+        for n in case_of(name).steps:
+            scheduler = make(name, {}, prediction_type=kind)
+            assert law_error(scheduler.grid(n), scheduler.table(n), kind, consistency_model) < 1e-12
