@@ -65,7 +65,7 @@ class Distilled(DiscreteTime):
         if times is not None and strength != 1:
             raise InvalidArgument(f"strength = {strength!r} and timesteps: give the timesteps of that part alone")
         if times is None:
-            most = min(most or len(taught), len(taught))
+            most = len(taught) if most is None else min(most, len(taught))
             if n > most:
                 raise InvalidArgument(
                     f"num_inference_steps = {n}, allowed: up to {most}, what the distillation had (times strength)"
