@@ -14,6 +14,13 @@ from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.ddim import DDIMScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from diffrt.schedulers.flow_match import (
+    FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    LTXEulerAncestralRFScheduler,
+)
 from diffrt.schedulers.grid import Grid as Grid
 from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
 from diffrt.schedulers.lms import LMSDiscreteScheduler
@@ -35,6 +42,12 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     # Few steps: consistency models and distilled models.
     "LCMScheduler": LCMScheduler,
     "TCDScheduler": TCDScheduler,
+    # Flow models.
+    "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
+    "FlowMatchHeunDiscreteScheduler": FlowMatchHeunDiscreteScheduler,
+    "FlowMatchLCMScheduler": FlowMatchLCMScheduler,
+    "FlowMapEulerDiscreteScheduler": FlowMapEulerDiscreteScheduler,
+    "LTXEulerAncestralRFScheduler": LTXEulerAncestralRFScheduler,
 }
 
 # Short names beyond the class name without "Scheduler", in lower case.
@@ -46,6 +59,10 @@ ALIASES = {
     "eulerancestral": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
+    "flow": "FlowMatchEulerDiscreteScheduler",
+    "flow-euler": "FlowMatchEulerDiscreteScheduler",
+    "flow-heun": "FlowMatchHeunDiscreteScheduler",
+    "flow-lcm": "FlowMatchLCMScheduler",
 }
 
 

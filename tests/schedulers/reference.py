@@ -15,14 +15,13 @@ from tests.schedulers.cases import case_of
 
 SHAPE = (2, 3, 4, 5)
 
-# stable-diffusion-v1-5's scheduler_config.json.
+# stable-diffusion-v1-5's scheduler_config.json, but for num_train_timesteps, which is the default.
 SD_CONFIG = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
-    "num_train_timesteps": 1000,
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
     "steps_offset": 1,
@@ -103,7 +102,8 @@ class Reference:
         self.case, self.scheduler, self.options, self.dtype = case_of(name), scheduler, dict(options), dtype
         sigmas = getattr(scheduler, "sigmas", None)
         sigmas = sigmas.float().numpy() if isinstance(sigmas, torch.Tensor) else sigmas
-        self.run = Run(np.asarray(scheduler.timesteps), sigmas, float(scheduler.init_noise_sigma))
+        init_sigma = float(getattr(scheduler, "init_noise_sigma", 1))
+        self.run = Run(np.asarray(scheduler.timesteps), sigmas, init_sigma)
         self.x = torch.from_numpy(start_noise(dtype)) * self.run.init_sigma
         self._generator = torch.Generator().manual_seed(3)
         self._draws: list[np.ndarray] = []
@@ -135,7 +135,8 @@ class Reference:
         """diffusers' loop."""
         extra = self.named(self.scheduler.step)
         for t in self.scheduler.timesteps:
-            m = self.model(self.scheduler.scale_model_input(self.x, t), t)
+            x = self.scheduler.scale_model_input(self.x, t) if hasattr(self.scheduler, "scale_model_input") else self.x
+            m = self.model(x, t)
             self.done(self.scheduler.step(m, t, self.x, **extra).prev_sample)
 
 
@@ -151,7 +152,9 @@ def run_reference(
     options = options or {}
     scheduler = reference_scheduler(name, config)
     module = sys.modules[type(scheduler).__module__]
-    if hasattr(scheduler, "set_timesteps"):
+    if case_of(name).prepare:
+        case_of(name).prepare(scheduler, n, options)
+    elif hasattr(scheduler, "set_timesteps"):
         accepts = inspect.signature(scheduler.set_timesteps).parameters
         given = {key: value for key, value in options.items() if key in accepts}
         custom = {"timesteps", "sigmas"} & set(given)

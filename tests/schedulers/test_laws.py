@@ -3,7 +3,7 @@
 The first runs each table on an exactly known world, the second measures how its error falls with the step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from typing import Any, get_args
@@ -50,6 +50,7 @@ def spoken(kind: str, x0: Any, eps: Any, alpha: float, sigma: float) -> Any:
         "sample": x0,
         "v_prediction": a * eps - s * x0,
         "flow_prediction": eps - x0,
+        "inverted flow": x0 - eps,
     }[kind]
 
 
@@ -77,8 +78,10 @@ def transported(table: Table, kind: str, start: tuple[float, float]) -> np.ndarr
     return slots[0]
 
 
-def kinds_of(name: str) -> Sequence[str]:
+def kinds_of(name: str, options: Mapping[str, Any]) -> Sequence[str]:
     """The prediction types of a class; one that has no such key predicts noise unless its case says otherwise."""
+    if options.get("invert_sigmas"):
+        return ("inverted flow",)
     types = [f.type for f in fields(SCHEDULERS[name]) if f.name == "prediction_type"]
     return case_of(name).transported or (get_args(types[0]) if types else ("epsilon",))
 
@@ -92,7 +95,7 @@ def test_transport(name: str, options: dict[str, Any], order: int) -> None:
         pytest.skip("its noise is that of a first-order expansion, wrong by O(h^2)")
     takes_eta = "eta" in SCHEDULERS[name].options()
     steps = [n for n in (4, 20, 50) if n in case_of(name).steps] or case_of(name).steps
-    for kind, n, eta in product(kinds_of(name), steps, (0.0, 0.6) if takes_eta else (None,)):
+    for kind, n, eta in product(kinds_of(name, options), steps, (0.0, 0.6) if takes_eta else (None,)):
         scheduler = make(name, options, prediction_type=kind)
         grid, table = scheduler.grid(n), scheduler.table(n, eta=eta)
         x = transported(table, kind, (grid.at[0].alpha, grid.at[0].sigma))
@@ -116,7 +119,8 @@ def spread(alpha: Any, sigma: Any) -> Any:
 
 def gaussian_model(x: Any, alpha: float, sigma: float, kind: str) -> Any:
     eps = sigma * (x - alpha * MEAN) / spread(alpha, sigma) ** 2
-    return spoken(kind, (x - sigma * eps) / alpha, eps, alpha, sigma)
+    x0 = MEAN + alpha * STD**2 * (x - alpha * MEAN) / spread(alpha, sigma) ** 2
+    return spoken(kind, x0, eps, alpha, sigma)
 
 
 def consistency_model(x: Any, alpha: float, sigma: float, kind: str) -> Any:
@@ -175,7 +179,7 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
     distribution: it reaches the data's with at least order 1."""
     if "order" in case_of(name).exempt:
         pytest.skip(case_of(name).exempt["order"])
-    scheduler, kind = make(name, options), kinds_of(name)[0]
+    scheduler, kind = make(name, options), kinds_of(name, options)[0]
     eta = 1.0 if "eta" in scheduler.options() else None
     counts = list(case_of(name).law_steps)
     runs = [(scheduler.grid(n), scheduler.table(n, eta=eta and 0.0)) for n in counts]
@@ -198,7 +202,7 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if case_of(name).exempt.get("order") is RESAMPLES])
 def test_consistency(name: str) -> None:
     """What holds in place of an order: with a perfect consistency model any number of steps gives the data's law."""
-    for kind in kinds_of(name):
+    for kind in kinds_of(name, {}):
         for n in case_of(name).steps:
             scheduler = make(name, {}, prediction_type=kind)
             assert law_error(scheduler.grid(n), scheduler.table(n), kind, consistency_model) < 1e-12

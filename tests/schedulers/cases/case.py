@@ -17,6 +17,8 @@ class Case:
     # Options of a run that the sweep tries: given to our .table, and to the reference's set_timesteps or step,
     # whichever names them. A function of (number of steps, config) makes options that depend on those.
     options: Sequence[Mapping[str, Any] | Callable[[int, Mapping[str, Any]], Mapping[str, Any]]] = ({},)
+    # What sets the reference up for a run of (number of steps, options), where that is not set_timesteps alone.
+    prepare: Callable[[Any, int | None, Mapping[str, Any]], None] | None = None
     # The reference's loop, where it is not "scale_model_input, model, step" over its timesteps: see Reference.
     drive: "Callable[[Reference], None] | None" = None
     outputs: int = 1  # arrays of the sample's channels that the model puts out
@@ -27,6 +29,6 @@ class Case:
     config: Mapping[str, Any] = field(default_factory=dict)  # added to the laws' config for every variant
     variants: Sequence[tuple[Mapping[str, Any], int]] = (({}, 1),)  # config and order of accuracy
     law_steps: Sequence[int] = (50, 125, 250)  # numbers of steps between which the order is measured
-    # "transport", "order" or "noisy order" (with fresh noise alone): why that law does not hold.
+    # "transport", "order", "noisy order" (with fresh noise alone), "add_noise" or "preview": why that does not hold.
     exempt: Mapping[str, str] = field(default_factory=dict)
     transported: Sequence[str] | None = None  # prediction types that law 1 holds for; None: all
