@@ -105,6 +105,7 @@ class ShiftedFlow(FlowTime):
         T, dynamic = self.num_train_timesteps, self.use_dynamic_shifting
         if (mu is not None) != dynamic:
             raise InvalidArgument(f"mu = {mu!r}: it is needed with use_dynamic_shifting and refused without")
+        levels: np.ndarray
         if sigmas is not None:
             levels = sigmas.astype(f32)
         elif timesteps is not None:
@@ -184,7 +185,7 @@ class FlowMatchHeunDiscreteScheduler(FlowTime):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMapEulerDiscreteScheduler(FlowTime):
-    """For flow maps (Boffi et al. 2024, arXiv:2406.07507; AnyFlow, arXiv:2605.13724): the network tells the mean flow from time t down to a time
+    """For flow maps (Boffi et al. 2024, arXiv:2406.07507): the network tells the mean flow from time t down to a time
     r. A table tells it t alone; r is the t of the next row, and 0 in the last: what wraps the network must look it up
     (the times of the whole run are table.t). Options: custom sigmas or timesteps, both of which are shifted."""
 

@@ -42,6 +42,12 @@ def toy_model(x: np.ndarray, t: float, outputs: int = 1) -> np.ndarray:
     return m if outputs == 1 else np.concatenate([m, np.cos(m + x)], axis=1).astype(x.dtype)
 
 
+def network(name: str, x: np.ndarray, t: float, outputs: int = 1) -> np.ndarray:
+    """The toy network as one of the kind that a class is for."""
+    m, kind = toy_model(x, t, outputs), case_of(name).network
+    return m if kind is None else kind(m, x, t).astype(x.dtype)
+
+
 def start_noise(dtype: str = "float32") -> np.ndarray:
     return np.random.default_rng(7).standard_normal(SHAPE, np.float32).astype(dtype)
 
@@ -81,7 +87,7 @@ def run_table(
     for i in range(table.evals):
         m = None
         if table.calls[i]:
-            m = toy_model(slots[0] * slots[0].dtype.type(table.c_in[i]), float(table.t[i]), outputs)
+            m = network(name, slots[0] * slots[0].dtype.type(table.c_in[i]), float(table.t[i]), outputs)
         slots = apply_row(table, i, slots, m, run.noise[i][-1] if table.noisy[i] else None)
         run.samples.append(slots[0].copy())
     return run
@@ -99,7 +105,13 @@ class Reference:
     """A run of diffusers' scheduler as it goes: what a Case's `drive` works with."""
 
     def __init__(self, name: str, scheduler: Any, options: Mapping[str, Any], dtype: str) -> None:
-        self.case, self.scheduler, self.options, self.dtype = case_of(name), scheduler, dict(options), dtype
+        self.name, self.case, self.scheduler, self.options, self.dtype = (
+            name,
+            case_of(name),
+            scheduler,
+            dict(options),
+            dtype,
+        )
         sigmas = getattr(scheduler, "sigmas", None)
         sigmas = sigmas.float().numpy() if isinstance(sigmas, torch.Tensor) else sigmas
         init_sigma = float(getattr(scheduler, "init_noise_sigma", 1))
@@ -111,7 +123,7 @@ class Reference:
     def model(self, x: torch.Tensor, t: Any) -> torch.Tensor:
         spread = getattr(self.scheduler.config, "variance_type", None) in ("learned", "learned_range")
         outputs = self.case.outputs if spread else 1
-        return torch.from_numpy(toy_model(x.numpy(), float(np.asarray(t).reshape(-1)[0]), outputs))
+        return torch.from_numpy(network(self.name, x.numpy(), float(np.asarray(t).reshape(-1)[0]), outputs))
 
     def randn(self, *_: Any, **__: Any) -> torch.Tensor:
         """Unit noise; remembered as a draw of the present evaluation."""
@@ -190,5 +202,6 @@ def worst(ours: Run, reference: Run) -> float:
     """The largest difference of any intermediate sample, relative to that sample's largest value."""
     assert len(ours.samples) == len(reference.samples)
     return max(
-        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours.samples, reference.samples, strict=True)
+        float(np.abs(a - b).max() / (np.abs(b).max() or 1))
+        for a, b in zip(ours.samples, reference.samples, strict=True)
     )

@@ -1,13 +1,10 @@
 """Flow models."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.schedulers.cases.case import Case
-from tests.schedulers.cases.consistency import RESAMPLES
-
-if TYPE_CHECKING:
-    from tests.schedulers.reference import Reference
+from tests.schedulers.cases.consistency import RESAMPLES, but_for_the_end
 
 FLOW: dict[str, Any] = {"transported": ("flow_prediction",)}
 
@@ -40,14 +37,6 @@ SHIFTED: dict[str, Any] = FLOW | {
 }
 
 
-def but_for_the_end(reference: "Reference") -> None:
-    """Custom sigmas give the reference one timestep too many, at which it does nothing."""
-    n = len(reference.scheduler.sigmas) - 1
-    reference.run.timesteps = reference.run.timesteps[:n]
-    for t in reference.scheduler.timesteps[:n]:
-        reference.done(reference.scheduler.step(reference.model(reference.x, t), t, reference.x).prev_sample)
-
-
 CASES = {
     "FlowMatchEulerDiscreteScheduler": Case(
         **SHIFTED,
@@ -59,7 +48,9 @@ CASES = {
         refused=("not defined for inverted levels",),
         exempt={"order": RESAMPLES},
     ),
-    "FlowMatchHeunDiscreteScheduler": Case(**FLOW, values={"shift": (1.0, 3.0)}, variants=[({}, 2), ({"shift": 3.0}, 2)]),
+    "FlowMatchHeunDiscreteScheduler": Case(
+        **FLOW, values={"shift": (1.0, 3.0)}, variants=[({}, 2), ({"shift": 3.0}, 2)]
+    ),
     "FlowMapEulerDiscreteScheduler": Case(
         **FLOW,
         values={"shift": (1.0, 3.0)},
