@@ -162,7 +162,7 @@ class FlowMatchLCMScheduler(ShiftedFlow):
 @dataclass(frozen=True, kw_only=True)
 class FlowMatchHeunDiscreteScheduler(FlowTime):
     """Second order: the mean of the flows at both ends of a step (Karras et al. 2022, arXiv:2206.00364, algorithm 1,
-    in sigma of the flow); the last step, to no noise, is Euler's. For image-to-image whole steps are left out."""
+    in sigma of the flow); the last step, to no noise, is Euler's."""
 
     shift: float = 1.0
 

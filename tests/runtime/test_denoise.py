@@ -68,7 +68,7 @@ def test_the_estimate_is_the_picture_a_perfect_model_has_in_mind(name):
         assert t == table.t[i]
         return (picture - np.float32(table.px0[i] / table.c_in[i]) * x) / np.float32(table.qx0[i])
 
-    exact = max(1e-4, 2 * np.spacing(np.float32(table.init_sigma)))  # x has no more digits
+    exact = max(1e-4, np.spacing(np.float32(4 * table.init_sigma)))  # x has no more digits
     for step in denoise(table, perfect, start(table, X), fresh()):
         if table.calls[table.step_of == step.index].any():
             np.testing.assert_allclose(step.denoised, picture, atol=exact)

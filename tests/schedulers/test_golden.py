@@ -28,6 +28,23 @@ Known faults of the reference, met while comparing (in brackets: what diffrt doe
 D1. LCM and TCD with custom timesteps and a strength below 1 add noise after the last step: they count the steps that
    strength leaves out [refused: the timesteps of that part alone are the same run, without the noise].
 D2. TCD has the keys clip_sample and thresholding and never clips [the same].
+D3. The flow classes shift the ends of their levels twice: with shift 3 the last of n levels is 9 / 1000 and not
+   3 / 1000 (diffusers issue 13243) [the same: pictures are made with it].
+D4. FlowMatchEuler and FlowMatchLCM shift the levels of custom timesteps, but tell the model the unshifted times
+   (diffusers issue 14461) [the same].
+D5. With invert_sigmas, FlowMatchEuler's stochastic_sampling and all of FlowMatchLCM take signal for noise [refused],
+   and so does scale_noise [1 - sigma of noise].
+D6. The flow classes look a timestep up among floats that must be equal: scale_noise fails at 254, which float32 times
+   1000 makes 254.00002 (diffusers issues 10584 and 11749), and step in another dtype [row k is step k, and noise is
+   that of the time itself].
+D7. FlowMatchHeun's churn adds noise after the model has seen x, and for the second evaluation to nothing [no such
+   option]; its scale_noise remembers the first timestep it was called with [does not].
+D8. LTXEulerAncestralRF takes custom timesteps for sigmas [no such option], and with s_noise = 0 it lands on a lower
+   level than it says [refused].
+D9. IPNDM's first step, from noise alone, divides 0 by 1e-8: the picture counts as 0 there, whatever the model says
+   [the same, without calling the model]. With trained_betas it ignores num_inference_steps [refused].
+D10. SCM's two defaults exclude each other for any number of steps but 2 [intermediate_timesteps is for 2].
+D11. ScoreSdeVp takes n steps of 1 / n over n times that are 1 / (n - 1) apart [the same].
 """
 
 import random

@@ -39,7 +39,12 @@ CASES = {
         exempt={"add_noise": "the reference's class has none"},
     ),
     "ScoreSdeVeScheduler": Case(
-        values={"sigma_max": (1348.0, 50.0), "sigma_min": (0.01, 0.05), "sampling_eps": (1e-5, 1e-3)},
+        values={
+            "num_train_timesteps": (60, 100),
+            "sigma_max": (1348.0, 50.0),
+            "sigma_min": (0.01, 0.05),
+            "sampling_eps": (1e-5, 1e-3),
+        },
         prepare=set_both,
         drive=variance_exploding,
         network=lambda m, x, sigma: (m - x / 2) / sigma**2,  # pulls x down with sigma, as a score does
