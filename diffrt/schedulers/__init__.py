@@ -11,12 +11,15 @@ from typing import Any
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
-from diffrt.schedulers.ddim import DDIMScheduler
+from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
+from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from diffrt.schedulers.grid import Grid as Grid
 from diffrt.schedulers.lms import LMSDiscreteScheduler
 from diffrt.schedulers.pndm import PNDMScheduler
+from diffrt.schedulers.repaint import RePaintScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
 from diffrt.schedulers.table import Table as Table
 from diffrt.schedulers.table import Threshold as Threshold
@@ -26,6 +29,15 @@ from diffrt.schedulers.table import init_slots as init_slots
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "DDIMScheduler": DDIMScheduler,
+    "DDIMParallelScheduler": DDIMParallelScheduler,
+    "DDIMInverseScheduler": DDIMInverseScheduler,
+    "CogVideoXDDIMScheduler": CogVideoXDDIMScheduler,
+    "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
+    "DDPMScheduler": DDPMScheduler,
+    "DDPMParallelScheduler": DDPMParallelScheduler,
+    "DDPMWuerstchenScheduler": DDPMWuerstchenScheduler,
+    "UnCLIPScheduler": UnCLIPScheduler,
+    "RePaintScheduler": RePaintScheduler,
     "PNDMScheduler": PNDMScheduler,
     "LMSDiscreteScheduler": LMSDiscreteScheduler,
     "EulerDiscreteScheduler": EulerDiscreteScheduler,
@@ -35,6 +47,8 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
 
 # Short names beyond the class name without "Scheduler", in lower case.
 ALIASES = {
+    "ddim-inverse": "DDIMInverseScheduler",
+    "wuerstchen": "DDPMWuerstchenScheduler",
     "plms": "PNDMScheduler",
     "lms": "LMSDiscreteScheduler",
     "euler": "EulerDiscreteScheduler",
