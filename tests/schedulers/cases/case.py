@@ -30,8 +30,9 @@ class Case:
     # --- laws 1 and 2 ---
     config: Mapping[str, Any] = field(default_factory=dict)  # added to the laws' config for every variant
     variants: Sequence[tuple[Mapping[str, Any], int]] = (({}, 1),)  # config and order of accuracy
+    law_options: Mapping[str, Any] = field(default_factory=dict)  # options of the laws' runs
     law_steps: Sequence[int] = (50, 125, 250)  # numbers of steps between which the order is measured
-    # "transport", "order", "noisy order" (with fresh noise alone) or "add_noise": why that does not hold.
+    # "transport", "order", "noisy order" (with fresh noise alone), "previews" or "add_noise": why that does not hold.
     exempt: Mapping[str, str] = field(default_factory=dict)
     transported: Sequence[str] | None = None  # prediction types that law 1 holds for; None: all
     law_skip: int = 0  # steps after which law 1 begins to hold
