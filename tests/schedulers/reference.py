@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from diffrt.schedulers import SCHEDULERS, apply_row, init_slots
 from tests.schedulers.cases import case_of
@@ -28,6 +29,8 @@ SD_CONFIG = {
     "trained_betas": None,
     "clip_sample": False,
 }
+
+INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedulers.__members__]
 
 # Classes that the reference does not export at its top.
 SUBMODULES = {
