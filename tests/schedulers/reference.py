@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from diffrt.schedulers import SCHEDULERS, apply_row, init_slots
 from diffrt.schedulers.config import allows
@@ -29,6 +30,8 @@ SD_CONFIG = {
     "trained_betas": None,
     "clip_sample": False,
 }
+
+INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedulers.__members__]
 
 
 def fitting(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
