@@ -12,17 +12,21 @@ from typing import Any
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.ddim import DDIMScheduler
-from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
+from diffrt.schedulers.deis import DEISMultistepScheduler
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
+from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from diffrt.schedulers.grid import Grid as Grid
 from diffrt.schedulers.lms import LMSDiscreteScheduler
 from diffrt.schedulers.pndm import PNDMScheduler
+from diffrt.schedulers.sa_solver import SASolverScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
 from diffrt.schedulers.table import Table as Table
 from diffrt.schedulers.table import Threshold as Threshold
 from diffrt.schedulers.table import apply_row as apply_row
 from diffrt.schedulers.table import denoised as denoised
 from diffrt.schedulers.table import init_slots as init_slots
+from diffrt.schedulers.unipc import UniPCMultistepScheduler
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "DDIMScheduler": DDIMScheduler,
@@ -31,6 +35,11 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "EulerDiscreteScheduler": EulerDiscreteScheduler,
     "EulerAncestralDiscreteScheduler": EulerAncestralDiscreteScheduler,
     "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
+    "DPMSolverSinglestepScheduler": DPMSolverSinglestepScheduler,
+    "DPMSolverMultistepInverseScheduler": DPMSolverMultistepInverseScheduler,
+    "DEISMultistepScheduler": DEISMultistepScheduler,
+    "UniPCMultistepScheduler": UniPCMultistepScheduler,
+    "SASolverScheduler": SASolverScheduler,
 }
 
 # Short names beyond the class name without "Scheduler", in lower case.
@@ -42,6 +51,11 @@ ALIASES = {
     "eulerancestral": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
+    "dpm++-2s": "DPMSolverSinglestepScheduler",
+    "dpm-inverse": "DPMSolverMultistepInverseScheduler",
+    "deis": "DEISMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "sa": "SASolverScheduler",
 }
 
 
