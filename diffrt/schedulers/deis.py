@@ -1,4 +1,4 @@
-"""DEIS: Zhang & Chen 2022 (arXiv:2204.13902), equation 14, the variant "log rho AB".
+"""DEIS: Zhang & Chen 2022 (arXiv:2204.13902), proposition 3, as Adams-Bashforth in log rho.
 
 With rho = sigma / alpha = exp(-lambda), d(x / alpha) = eps d rho; eps is a polynomial in log rho through past outputs,
 whose integral against d rho = rho d log rho is closed form (exponential.py).

@@ -54,8 +54,8 @@ class DPMSolverMultistepScheduler(Multistep):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepInverseScheduler(Multistep):
-    """The same steps upwards, from a picture to the noise that it comes from (Hertz et al. 2022, arXiv:2208.01626,
-    section 4, by DDIM). Deterministic only, and not for flows."""
+    """The same steps upwards, from a picture to the noise that it comes from (as Song et al. 2020, arXiv:2010.02502,
+    section 4.3, run theirs). Deterministic only, and not for flows."""
 
     def problems(self) -> Iterable[str]:
         yield from super().problems()
@@ -68,5 +68,5 @@ class DPMSolverMultistepInverseScheduler(Multistep):
         n, train = num_inference_steps, self.train_sigmas
         times = self.training_times(n, end="first")[::-1]
         times, sigmas = self.levels(n, times, np.empty(0), (float(train[-1]), float(train[0])))
-        top = sigmas[-1] if self.respacing() else train[self.clean_enough - 1]
+        top = sigmas[-1] if self.respacing() else train[self.usable - 1]
         return self.through(times, np.append(sigmas, top))

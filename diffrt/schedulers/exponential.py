@@ -1,7 +1,8 @@
 """Adams methods for semilinear equations: the integral of an exponential times a polynomial through past outputs.
 
 With lambda = log(alpha / sigma), the exact solution of the diffusion ODE from start to end is (Lu et al. 2022,
-arXiv:2211.01095, eq. 8, and arXiv:2206.00927, eq. 3.4, and with noise Xue et al. 2023, arXiv:2309.05019, eq. 13)
+arXiv:2211.01095, eq. 8, and arXiv:2206.00927, eq. 3.4, where tau = 0; with noise Xue et al. 2023, arXiv:2309.05019,
+section 4)
 
     x' = c x + a k int exp(k (lambda - end)) y(lambda) d lambda
 
@@ -26,7 +27,7 @@ def weights(
     """What k int exp(k (lambda - end)) y(lambda) d lambda is of outputs y made at lams.
 
     `half` takes the integral of the slope of two outputs to be half of what it would be at the end: h B / 2 with
-    B = k h (bh1) or 1 - exp(-k h) (bh2), as in Zhao et al. 2023 (arXiv:2302.04867, section 3.1).
+    B = k h (bh1) or 1 - exp(-k h) (bh2), as in UniPC.
     """
     h = end - start
     z = k * h

@@ -1,7 +1,7 @@
-"""SA-Solver: Xue et al. 2023 (arXiv:2309.05019), algorithm 1.
+"""SA-Solver: Xue et al. 2023 (arXiv:2309.05019), section 5 and algorithm 1.
 
 An exponential Adams predictor and corrector of the reverse SDE whose noise is scaled by tau; tau = 0 is the ODE. The
-noise of a step is integrated exactly (eq. 13), and the corrector of a step goes with the same draw.
+noise of a step is integrated exactly, and the corrector of a step goes with the same draw.
 """
 
 import math
@@ -56,9 +56,10 @@ class SASolverScheduler(Solver):
             x0, reads, y = self.predictions(rows, at, data, self.thresholding)
             left = n - k if self.lower_order_final else n
             if k:
-                order = min(self.corrector_order, k + 1, left + 2 if self.lower_order_final else n)
+                order = min(self.corrector_order, k + 1, left + 2)
                 x = self._step(last, nodes[k - 1], at, nodes[k::-1][:order], (y, *past), noise)
-            x_next = self._step(x, at, to, nodes[k::-1][: min(self.predictor_order, k + 1, left)], (y, *past), rows.z)
+            order = min(self.predictor_order, k + 1, left)
+            x_next = self._step(x, at, to, nodes[k::-1][:order], (y, *past), rows.z)
             rows.add(k, at, y=reads, x0=x0, then=[x_next, x, rows.z, y, *past][: len(rows.slots)])
             x = rows.x
         return rows.table(grid, threshold=self.threshold)

@@ -62,9 +62,9 @@ class Solver(DiscreteTime):
         return sigmas_of(self.abar())
 
     @property
-    def clean_enough(self) -> int:
-        """How many training steps count. Those with a lambda below lambda_min_clipped are left out: cosine
-        schedules need that."""
+    def usable(self) -> int:
+        """How many training steps are used: those of a lambda below lambda_min_clipped are not, which cosine schedules
+        need."""
         abar = self.abar()
         lam = np.log(np.sqrt(abar)) - np.log(np.sqrt(1 - abar))
         return len(lam) - int(np.searchsorted(lam[::-1], getattr(self, "lambda_min_clipped", -math.inf)))
@@ -73,8 +73,8 @@ class Solver(DiscreteTime):
         """Whole training times; the end that is only arrived at is the last of n + 1, or for inversion the first."""
         if self.timestep_spacing == "trailing":
             stride = self.num_train_timesteps / n
-            return np.round(spaced("trailing", n, self.clean_enough, stride=stride))
-        times = np.round(spaced(self.timestep_spacing, n + 1, self.clean_enough, self.steps_offset))
+            return np.round(spaced("trailing", n, self.usable, stride=stride))
+        times = np.round(spaced(self.timestep_spacing, n + 1, self.usable, self.steps_offset))
         return times[:-1] if end == "last" else times[1:]
 
     def custom_times(self, timesteps: np.ndarray) -> np.ndarray:  # [n] f64

@@ -1,4 +1,4 @@
-"""UniPC: Zhao et al. 2023 (arXiv:2302.04867), algorithms 5 to 8.
+"""UniPC: Zhao et al. 2023 (arXiv:2302.04867), theorem 3.1 (UniC) and corollary 3.2 (UniP), multistep.
 
 UniP is an Adams-Bashforth and UniC an Adams-Moulton method of the exponential integrals of exponential.py: the paper's
 B(h) cancels out of their solution but where two outputs meet, whose slope it weighs with B(h) / 2.
@@ -61,6 +61,8 @@ class UniPCMultistepScheduler(Solver):
                 raise InvalidArgument(f"sigmas begin at {sigmas[0]:g}, allowed: at most 1")
         flow = self._flow(n, sigmas, mu) if self.use_flow_sigmas else np.empty(0)
         times, sigmas = self.levels(n, self.training_times(n), flow, (self.sigma_min, self.sigma_max))
+        if sigmas[0] < sigmas[-1]:
+            raise InvalidArgument(f"sigma_min = {sigmas[-1]:g} must be below sigma_max = {sigmas[0]:g}")
         end = self.last_level(sigmas) if self.final_sigmas_type == "sigma_min" else 0
         return self.through(times, np.append(sigmas, end))
 

@@ -68,6 +68,12 @@ REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         "unipc",
+        {"use_karras_sigmas": True, "sigma_min": 500.0},
+        {"num_inference_steps": 4},
+        "sigma_min = 500 must be below",
+    ),
+    (
+        "unipc",
         {"use_flow_sigmas": True, "use_dynamic_shifting": True},
         {"num_inference_steps": 4},
         "use_dynamic_shifting needs mu",
