@@ -13,6 +13,11 @@ from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.ddim import DDIMScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
+from diffrt.schedulers.edm import (
+    CosineDPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+)
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from diffrt.schedulers.grid import Grid as Grid
 from diffrt.schedulers.lms import LMSDiscreteScheduler
@@ -23,6 +28,12 @@ from diffrt.schedulers.table import Threshold as Threshold
 from diffrt.schedulers.table import apply_row as apply_row
 from diffrt.schedulers.table import denoised as denoised
 from diffrt.schedulers.table import init_slots as init_slots
+from diffrt.schedulers.two_stage import (
+    DPMSolverSDEScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+)
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "DDIMScheduler": DDIMScheduler,
@@ -31,6 +42,15 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "EulerDiscreteScheduler": EulerDiscreteScheduler,
     "EulerAncestralDiscreteScheduler": EulerAncestralDiscreteScheduler,
     "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
+    # two evaluations a step
+    "HeunDiscreteScheduler": HeunDiscreteScheduler,
+    "KDPM2DiscreteScheduler": KDPM2DiscreteScheduler,
+    "KDPM2AncestralDiscreteScheduler": KDPM2AncestralDiscreteScheduler,
+    "DPMSolverSDEScheduler": DPMSolverSDEScheduler,
+    # preconditioned as in EDM
+    "EDMEulerScheduler": EDMEulerScheduler,
+    "EDMDPMSolverMultistepScheduler": EDMDPMSolverMultistepScheduler,
+    "CosineDPMSolverMultistepScheduler": CosineDPMSolverMultistepScheduler,
 }
 
 # Short names beyond the class name without "Scheduler", in lower case.
@@ -42,6 +62,13 @@ ALIASES = {
     "eulerancestral": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2-a": "KDPM2AncestralDiscreteScheduler",
+    "dpm++-sde": "DPMSolverSDEScheduler",
+    "edm": "EDMEulerScheduler",
+    "edm-dpm++": "EDMDPMSolverMultistepScheduler",
+    "cosine-dpm++": "CosineDPMSolverMultistepScheduler",
 }
 
 

@@ -75,6 +75,11 @@ class Scheduler(ABC):
         """(alpha, sigma) of x = alpha x0 + sigma eps at training times t. [B] f64 -> [B] f64, [B] f64"""
 
     @property
+    def first_time(self) -> float:
+        """The smallest training time."""
+        return 0
+
+    @property
     def last_time(self) -> float:
         """The largest training time."""
         return getattr(self, "num_train_timesteps", math.inf) - 1
@@ -91,6 +96,7 @@ class Scheduler(ABC):
         sigmas      the noise levels to visit, descending, in place of num_inference_steps
         mu          how far dynamic shifting moves the levels of a flow model up, from the size of the picture
         eta         DDIM's share of fresh noise, from 0 to 1
+        s_churn     how much noise each step first adds, at levels from s_tmin to s_tmax, times s_noise
 
         With `skip`, the run starts that many steps later, from latents at the noise level of the table's first row.
         Raises InvalidArgument for a run that cannot be.
@@ -112,6 +118,8 @@ class Scheduler(ABC):
         if "eta" in given and (not allows(float, given["eta"]) or not 0 <= given["eta"] <= 1):
             raise InvalidArgument(f"eta = {given['eta']!r}, allowed: 0 to 1")
         for key in given:
+            if key.startswith("s_") and not (allows(float, given[key]) and given[key] >= 0):
+                raise InvalidArgument(f"{key} = {given[key]!r:.80}, allowed: a number of at least 0")
             if key not in self.options() and not (key == "eta" and not given[key]):
                 allowed = ", ".join(self.options()) or "no option"
                 raise InvalidArgument(f"{key} = {given[key]!r:.80}: {name} takes no {key}, allowed: {allowed}")
@@ -131,9 +139,9 @@ class Scheduler(ABC):
     def add_noise(self, original: np.ndarray, noise: np.ndarray, timestep: Any) -> np.ndarray:
         """alpha_t * original + sigma_t * noise, both [B, ...], at one training time or at one for each image."""
         t = np.atleast_1d(np.asarray(timestep, np.float64))
-        last = self.last_time
-        if t.shape not in ((1,), (len(original),)) or not np.all((t >= 0) & (t <= last)):
-            raise InvalidArgument(f"timestep = {timestep!r}, allowed: one number, or {len(original)}, from 0 to {last}")
+        first, last, n = self.first_time, self.last_time, len(original)
+        if t.shape not in ((1,), (n,)) or not np.all((t >= first) & (t <= last)):
+            raise InvalidArgument(f"timestep = {timestep!r}, allowed: one number, or {n}, from {first} to {last}")
         shape = (-1, *[1] * (original.ndim - 1))
         alpha, sigma = (c.astype(original.dtype).reshape(shape) for c in self.marginal(t))
         return alpha * original + sigma * noise
@@ -226,8 +234,16 @@ class DiscreteTime(Scheduler):
         """The function that re-spaces sigmas between two ends, where a use_..._sigmas key asks for one."""
         return next((respace for key, respace in RESPACINGS.items() if getattr(self, key, False)), None)
 
-    def times(self, n: int) -> np.ndarray:  # [n] f64
-        """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded."""
+    def times(self, n: int, timesteps: np.ndarray | None = None) -> np.ndarray:  # [n] f64
+        """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded. Or those
+        that are given, if they can be."""
+        if timesteps is not None:
+            if timesteps[0] > self.last_time:
+                raise InvalidArgument(f"timestep {timesteps[0]:g} is beyond the last, {self.last_time}")
+            for key in RESPACINGS:
+                if getattr(self, key, False):
+                    raise InvalidArgument(f"timesteps and {key} exclude each other: keep one")
+            return timesteps
         return spaced(self.timestep_spacing, n, self.num_train_timesteps, self.steps_offset)
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

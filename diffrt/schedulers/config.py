@@ -34,6 +34,9 @@ LIMITS = {
     "sample_max_value": (1e-6, math.inf),
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
+    "sigma_data": (1e-10, math.inf),
+    "rho": (1e-10, math.inf),
+    "noise_sampler_seed": (0, math.inf),
 }
 
 

@@ -17,6 +17,7 @@ integrals of the exponential against powers of lambda,
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy as np
 from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.grid import Grid, Node, spaced, time_of, vp_node_of_sigma
-from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.prediction import Prediction, predict
 from diffrt.schedulers.table import Rows, Table, Threshold
 
 
@@ -90,11 +91,15 @@ class DPMSolverMultistepScheduler(DiscreteTime):
         return Grid.through([vp_node_of_sigma(t, sigma) for t, sigma in zip(times, sigmas, strict=True)])
 
     def build(self, grid: Grid) -> Table:
+        return self.build_with(partial(predict, self.prediction_type), grid)
+
+    def build_with(self, predict: Prediction, grid: Grid) -> Table:
+        """The method for a network whose output is read by another `predict`."""
         rows = Rows("x", *(f"y{j}" for j in range(1, self.solver_order)))
         x, *past = rows.slots
         nodes = [*grid.distinct().at, grid.to[-1]]
         for k, (at, to) in enumerate(grid):
-            x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
+            x0, eps = predict(at, rows.x, rows.m)
             if self.algorithm_type.endswith("++"):
                 reads, y = x0, rows.y
             elif self.thresholding:  # the threshold acts on x0; what it leaves says what the noise is

@@ -60,6 +60,7 @@ class Run:
     init_sigma: float
     samples: list[np.ndarray] = field(default_factory=list)  # after each evaluation
     noise: list[list[np.ndarray]] = field(default_factory=list)  # the draws of each evaluation
+    starts: np.ndarray | None = None  # ours: which evaluations begin a step
 
 
 def run_table(
@@ -75,6 +76,7 @@ def run_table(
     table = scheduler.table(n, **(options or {}))
     stepper = scheduler.stepper(n, **(options or {}))
     run = Run(table.t, stepper.sigmas, table.init_sigma, noise=noise or [[] for _ in range(table.evals)])
+    run.starts = np.append(True, np.diff(table.step_of) > 0)
     if noise is None:
         run.noise = [[z.astype(dtype)] for z in draws(table.evals)]
     slots = init_slots(table, start_noise(dtype) * np.dtype(dtype).type(table.init_sigma))

@@ -33,13 +33,13 @@ def test_fields_are_diffusers_keys_with_its_defaults(name: str) -> None:
 def test_every_interchangeable_schedulers_config_loads() -> None:
     """A config saved by any of diffusers' interchangeable schedulers loads into each of ours."""
     for other in KarrasDiffusionSchedulers:
-        if other.name in ("EDMEulerScheduler", "DPMSolverSDEScheduler"):  # has no betas; needs torchsde
+        if other.name == "EDMEulerScheduler":  # has no betas
             continue
         saved = dict(getattr(diffusers, other.name)().config)
         saved.pop("_use_default_values", None)  # as in a file
         for name in SCHEDULERS:
             ours = from_config(saved, name)
-            assert ours.beta_end == saved["beta_end"]
+            assert ours.config["beta_end"] == saved["beta_end"]
 
 
 @each
@@ -80,7 +80,7 @@ def test_switching_classes_keeps_what_diffusers_keeps(first: str, second: str) -
         for f in fields(SCHEDULERS[second]):
             assert ours[f.name] == theirs[f.name], f.name
         theirs_from_ours = getattr(diffusers, second).from_config(dict(from_config(config, first).config)).config
-        assert theirs_from_ours["timestep_spacing"] == theirs["timestep_spacing"]
+        assert theirs_from_ours.get("timestep_spacing") == theirs.get("timestep_spacing")
 
 
 def test_names() -> None:
@@ -156,7 +156,7 @@ def test_more_refusals_of_a_run(name: str) -> None:
         with pytest.raises(InvalidArgument, match="eta = "):
             scheduler.table(10, eta=eta)  # type: ignore[arg-type]
     x = np.zeros((2, 3), np.float32)
-    for t in (-1, 1000, [1, 2, 3], float("nan")):
+    for t in (scheduler.first_time - 1, scheduler.last_time + 1, [1, 2, 3], float("nan")):
         with pytest.raises(InvalidArgument, match="timestep = "):
             scheduler.add_noise(x, x, t)
     assert scheduler.table(np.int64(5)).steps == 5

@@ -17,7 +17,6 @@ CASES = {
         transported=("epsilon",),  # it averages raw outputs, and v is not constant along the way
     ),
     "LMSDiscreteScheduler": Case(variants=[({}, 4)]),
-    "EulerDiscreteScheduler": Case(variants=[({}, 1), ({"use_karras_sigmas": True}, 1)]),
     "DPMSolverMultistepScheduler": Case(
         refused=("has no order 3",),
         broken=lambda config, n, options: config["final_sigmas_type"] == "sigma_min",  # fault 4
