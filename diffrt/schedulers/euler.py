@@ -52,12 +52,15 @@ class EulerDiscreteScheduler(DiscreteTime):
             return self._grid(time_of(sigmas[:-1], train), sigmas)
         if timesteps is not None and self._continuous:
             raise InvalidArgument("timesteps and timestep_type continuous exclude each other: give sigmas")
-        log_linear = self.interpolation_type == "log_linear"
-        low, high = (train[0], train[-1]) if log_linear else (None, None)
+        low = high = None
+        if log_linear := self.interpolation_type == "log_linear":  # n + 1 levels, however the times are spaced
+            levels = linspace(np.log(train[-1]), np.log(train[0]), n + 1)
+            levels = np.exp(levels.astype(float)).astype(f32)
+            low, high = levels[-1], levels[0]
         ends = low if self.sigma_min is None else self.sigma_min, high if self.sigma_max is None else self.sigma_max
         times, sigmas = ve_levels(self.abar(), self.times(n, timesteps), self.respacing(), ends)
-        if log_linear and not self.respacing():  # n + 1 levels, however the times are spaced
-            sigmas = np.exp(linspace(np.log(train[-1]), np.log(train[0]), n + 1).astype(float))
+        if log_linear and not self.respacing():
+            sigmas = levels
         return self._grid(times, np.append(sigmas, train[0] if self.final_sigmas_type == "sigma_min" else 0))
 
     @property

@@ -144,18 +144,18 @@ class DPMSolverSDEScheduler(TwoStage):
         rows = Rows("x", "base")
         x, base = rows.slots
         for k, (at, to) in enumerate(grid):
-            x0, _ = predict(self.prediction_type, at, x, rows.m)
+            start, half, end = readings(at, to)
             level = math.sqrt(at.sigma * to.sigma)
             middle = self.node(level, level)
-            first = middle if to.sigma else to
-            down, up = ancestral(at, first)
+            x0, _ = predict(self.prediction_type, at, x, rows.m)
+            down, up = ancestral(at, middle)
             x_next = rows.y + down / at.sigma * (x - rows.y) + s_noise * up * rows.z
-            rows.add(k, at, y=x0, x0=x0, then=[x_next, x], between=through_log(at.sigma, first.sigma))
+            rows.add(k, at, y=x0, x0=x0, then=[x_next, x], between=(start, half))
             if to.sigma:
                 x0, _ = predict(self.prediction_type, middle, x, rows.m)
                 down, up = ancestral(at, to)
                 x_next = rows.y + down / at.sigma * (base - rows.y) + s_noise * up * rows.z
-                rows.add(k, middle, y=x0, x0=x0, then=[x_next, base], between=through_log(at.sigma, to.sigma))
+                rows.add(k, middle, y=x0, x0=x0, then=[x_next, base], between=(start, end))
         sigmas = grid.sigmas[:-1]
         return rows.table(grid, path=Path(float(sigmas.min()), float(sigmas.max()), self.noise_sampler_seed))
 
@@ -164,8 +164,13 @@ class DPMSolverSDEScheduler(TwoStage):
         return self.build(grid, **options).after(skip)
 
 
-def through_log(a: float, b: float) -> tuple[float, float]:
-    """Levels as the reference reads its path at them: as float32 exponentials of float32 logarithms. A path differs
-    visibly one float32 step further on. (torch rounds one exponential in a hundred the other way.)"""
-    there = [float(f32(math.exp(f32(math.log(sigma))))) if sigma else 0.0 for sigma in (a, b)]
-    return there[0], there[1]
+def readings(at: Node, to: Node) -> tuple[float, float, float]:
+    """The start, middle and end of a step as the reference reads its path there: float32 exponentials of float32
+    logarithms. A path differs visibly one float32 step further on. (torch rounds one exponential in a hundred the
+    other way.)"""
+    if not to.sigma:
+        return at.sigma, 0.0, 0.0
+    start, end = f32(math.log(at.sigma)), f32(math.log(to.sigma))
+    middle = start + (end - start) * f32(0.5)
+    a, b, c = (float(f32(math.exp(t))) for t in (start, middle, end))
+    return a, b, c

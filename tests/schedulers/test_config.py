@@ -131,6 +131,12 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
         {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min", "solver_order": 3},
         "sde-dpmsolver has no order 3",
     ),
+    ("edm", {"prediction_type": "sample"}, "allowed: epsilon, v_prediction"),
+    ("edm", {"sigma_min": 90.0}, "sigma_min = 90 must be below sigma_max = 80"),
+    ("edm", {"rho": 0.0}, "rho = 0.0, allowed: from 1e-10"),
+    ("edm-dpm++", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, "has no order 3 here"),
+    ("cosine-dpm++", {"solver_order": 3}, "solver_order = 3, allowed: 1, 2"),
+    ("dpm++-sde", {"noise_sampler_seed": -1}, "noise_sampler_seed = -1, allowed: from 0"),
 ]
 
 
@@ -172,6 +178,32 @@ def test_runs_that_cannot_be() -> None:
             from_config({"steps_offset": 1, "timestep_spacing": "leading"}, name).table(1000)
     with pytest.raises(InvalidArgument, match="check the betas"):
         from_config({"trained_betas": [0.1] * 999 + [1.0]}, "euler").table(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "options", "message"),
+    [
+        ("heun", {"use_karras_sigmas": True}, {"timesteps": [9, 5]}, "timesteps and use_karras_sigmas exclude each"),
+        ("heun", {}, {"timesteps": [5, 9]}, "timesteps must fall from each to the next, got 5 and then 9"),
+        ("heun", {}, {"timesteps": [1000, 9]}, "timestep 1000 is beyond the last, 999"),
+        ("euler", {}, {"sigmas": [3.0]}, "sigmas: two or more"),
+        ("euler", {}, {"sigmas": [3.0, 1.0], "timesteps": [9, 5]}, "and no timesteps"),
+        ("euler", {}, {"num_inference_steps": 5, "s_churn": -1}, "s_churn = -1, allowed: a number of at least 0"),
+        ("edm", {}, {"num_inference_steps": 5, "s_noise": "x"}, "s_noise = 'x', allowed"),
+        ("edm", {}, {"sigmas": [3.0, 0.0]}, "a step must start from a finite one above 0"),
+        (
+            "euler",
+            {"timestep_type": "continuous", "prediction_type": "v_prediction"},
+            {"timesteps": [9, 5]},
+            "exclude each other: give sigmas",
+        ),
+    ],
+)
+def test_options_that_cannot_be_met(name: str, config: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        from_config(config, name).table(**options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_classes_values_are_understood() -> None:

@@ -40,6 +40,7 @@ def cosine(kind: str, x0: Any, eps: Any, alpha: float, sigma: float) -> Any:
     return network(kind, x0, eps, sigma, 1.0)
 
 
+SMALL = {"num_train_timesteps": (200, 100)}  # the reference looks up the time of every training step, one by one
 LEVELS = {
     "sigma_min": (0.002, 0.3),
     "sigma_max": (80.0, 500.0),
@@ -71,12 +72,13 @@ CASES = {
         options=({}, {}, custom_times),
         variants=[({}, 2), ({"use_karras_sigmas": True}, 2)],
     ),
-    "KDPM2DiscreteScheduler": Case(variants=[({}, 2), ({"use_karras_sigmas": True}, 2)]),
+    "KDPM2DiscreteScheduler": Case(values=SMALL, variants=[({}, 2), ({"use_karras_sigmas": True}, 2)]),
     "KDPM2AncestralDiscreteScheduler": Case(
-        values={"beta_schedule": ("linear", "scaled_linear")},  # the cosine one has long steps: fault B1
-        inexact=(2,),  # the same
+        # Fault B1: its float32 cannot take the long steps from high levels.
+        values=SMALL | {"beta_schedule": ("linear", "scaled_linear"), "beta_end": (0.012,)},
+        inexact=(2, 3),
     ),
-    "DPMSolverSDEScheduler": Case(options=({}, {"s_noise": 0.9})),
+    "DPMSolverSDEScheduler": Case(values=SMALL, options=({}, {"s_noise": 0.9})),
     "EDMEulerScheduler": Case(
         values=LEVELS,
         options=({}, churn),
