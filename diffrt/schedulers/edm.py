@@ -76,11 +76,11 @@ class Preconditioned(Scheduler):
 
     @property
     def first_time(self) -> float:
-        return float(self.time(self.levels(1000, linspace(0, 1, 1000)))[-1])
+        return float(self.time(np.array([self.sigma_min * 0.9999], f32))[0])  # room for float32
 
     @property
     def last_time(self) -> float:
-        return float(self.time(np.array([self.sigma_max], f32))[0])
+        return float(self.time(np.array([self.sigma_max * 1.0001], f32))[0])
 
 
 @dataclass(frozen=True, kw_only=True)
