@@ -8,6 +8,7 @@ import numpy as np
 
 from diffrt.schedulers.dpm import DPMSolver, differences
 from diffrt.schedulers.grid import Grid
+from diffrt.schedulers.prediction import Prediction
 from diffrt.schedulers.solver import order_at
 from diffrt.schedulers.table import Rows, Table
 
@@ -20,13 +21,17 @@ class Multistep(DPMSolver):
     euler_at_final: bool = False
 
     def build(self, grid: Grid) -> Table:
+        return self.build_with(self.predict, grid)
+
+    def build_with(self, predict: Prediction, grid: Grid) -> Table:
+        """The method for a network whose output is read by another `predict`."""
         rows = Rows("x", *(f"y{j}" for j in range(1, self.solver_order)))
         x, *past = rows.slots
         nodes = grid.distinct().at
         short = self.lower_order_final and len(grid) + grid.skipped < 15
         ends_at_one = self.euler_at_final or grid.to[-1].sigma == 0  # only order 1 steps to zero noise
         for k, (at, to) in enumerate(grid):
-            x0, reads, y = self.predictions(rows, at, self.data, self.thresholding)
+            x0, reads, y = self.predictions(rows, at, self.data, self.thresholding, predict)
             order = order_at(k, len(grid), self.solver_order, short, ends_at_one)
             lams = [node.lam for node in nodes[k::-1][:order]]
             d = differences([y, *past], lams, to.lam - at.lam)
