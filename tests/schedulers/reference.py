@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from diffrt.schedulers import SCHEDULERS, apply_row, init_slots
 from diffrt.schedulers.config import allows
@@ -37,6 +38,9 @@ def fitting(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     types = {f.name: f.type for f in fields(SCHEDULERS[name])}
     return {key: value for key, value in config.items() if allows(types.get(key, type(value)), value)}
 
+
+# Those that the reference's pipelines can exchange for one another.
+INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedulers.__members__]
 
 # Classes that the reference does not export at its top.
 SUBMODULES = {

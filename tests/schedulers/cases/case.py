@@ -28,6 +28,6 @@ class Case:
     variants: Sequence[tuple[Mapping[str, Any], int]] = (({}, 1),)  # config and order of accuracy
     law_options: Mapping[str, Any] = field(default_factory=dict)  # options of the laws' runs
     law_steps: Sequence[int] = (50, 125, 250)  # numbers of steps between which the order is measured
-    # "transport", "order" or "previews": why that law does not hold.
+    # "transport", "order", "previews" or "add_noise": why that does not hold.
     exempt: Mapping[str, str] = field(default_factory=dict)
     transported: Sequence[str] | None = None  # prediction types that law 1 holds for; None: all
