@@ -50,6 +50,11 @@ def ve_node(t: float, sigma: float) -> Node:
     return Node(float(t), 1.0, float(sigma), 1 / math.sqrt(float(sigma) ** 2 + 1))
 
 
+def noise_to_signal(node: Node) -> float:
+    """sigma / alpha, which most schedulers call the sigma of a level."""
+    return node.sigma / node.alpha if node.alpha else math.inf
+
+
 @dataclass(frozen=True)
 class Grid:
     """The steps of a run: step k leaves node at[k], where the model is evaluated, and arrives at node to[k].
@@ -62,6 +67,7 @@ class Grid:
     to: tuple[Node, ...]
     init_sigma: float = 1.0
     skipped: int = 0  # steps of the run that were left out before the first
+    level: Callable[[Node], float] = noise_to_signal  # what the reference calls the sigma of a node
 
     def __post_init__(self) -> None:
         for node, to in self:
@@ -73,9 +79,11 @@ class Grid:
                 )
 
     @classmethod
-    def through(cls, nodes: Sequence[Node], init_sigma: float = 1.0) -> "Grid":
+    def through(
+        cls, nodes: Sequence[Node], init_sigma: float = 1.0, level: Callable[[Node], float] = noise_to_signal
+    ) -> "Grid":
         """From each node to the next."""
-        return cls(tuple(nodes[:-1]), tuple(nodes[1:]), init_sigma)
+        return cls(tuple(nodes[:-1]), tuple(nodes[1:]), init_sigma, level=level)
 
     def __len__(self) -> int:
         return len(self.at)
@@ -89,8 +97,8 @@ class Grid:
 
     @property
     def sigmas(self) -> np.ndarray:  # [n + 1] f64
-        """Noise-to-signal ratio of every node and of the one arrived at last."""
-        return np.array([n.sigma / n.alpha if n.alpha else math.inf for n in (*self.at, self.to[-1])])
+        """The level of every node and of the one arrived at last."""
+        return np.array([self.level(n) for n in (*self.at, self.to[-1])])
 
     def distinct(self) -> "Grid":
         """Itself, where no level repeats (the last step may stand still): multistep methods divide by gaps."""
