@@ -80,7 +80,7 @@ def mask(kind="part", height=64, width=64):
 
 
 @pytest.mark.parametrize("strength", [0.2, 0.6, 1.0])
-@pytest.mark.parametrize("name", INTERCHANGEABLE)
+@pytest.mark.parametrize("name", [*INTERCHANGEABLE, "LCMScheduler", "TCDScheduler"])
 def test_image_to_image(drawing, name, strength):
     drawing.sample(name)
     drawing.check(picture(), strength=strength)

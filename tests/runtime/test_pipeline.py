@@ -47,7 +47,7 @@ def compare(mine, reference, seeds, prompt, **arguments):
     assert np.abs(got - expected).max() <= 1 / 255
 
 
-@pytest.mark.parametrize("name", INTERCHANGEABLE)
+@pytest.mark.parametrize("name", [*INTERCHANGEABLE, "LCMScheduler", "TCDScheduler"])
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_equals_diffusers(pipes, kind, name):
     import diffusers

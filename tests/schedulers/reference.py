@@ -31,15 +31,14 @@ SD_CONFIG = {
     "clip_sample": False,
 }
 
+INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedulers.__members__]
+
 
 def fitting(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without values that the class does not allow: another beta_schedule than unCLIP's."""
     types = {f.name: f.type for f in fields(SCHEDULERS[name])}
     return {key: value for key, value in config.items() if key not in types or allows(types[key], value)}
 
-
-# Those that the reference's pipelines can exchange for one another.
-INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedulers.__members__]
 
 # Classes that the reference does not export at its top.
 SUBMODULES = {

@@ -114,7 +114,8 @@ def test_transport(name: str, options: dict[str, Any], order: int) -> None:
     takes_eta = "eta" in SCHEDULERS[name].options()
     steps = [n for n in (4, 20, 50) if n in case_of(name).steps] or case_of(name).steps
     for kind, n, eta in product(kinds_of(name, options), steps, (0.0, 0.6) if takes_eta else (None,)):
-        grid, table = run(make(name, options, prediction_type=kind), n, eta, case_of(name).law_skip)
+        scheduler, skip = make(name, options, prediction_type=kind), case_of(name).law_skip
+        grid, table = run(scheduler, n, eta, skip)
         x = transported(table, kind, (grid.at[0].alpha, grid.at[0].sigma))
         end = grid.to[-1]
         assert abs(x[0] - end.alpha) < 1e-12

@@ -35,7 +35,7 @@ def test_shapes(name: str) -> None:
 @each
 def test_interpreter_is_the_rule(name: str) -> None:
     """apply_row against the formula in the file's head, written densely."""
-    scheduler = SCHEDULERS[name].from_config(fitting(name, SD_CONFIG) | {"clip_denoised": False})
+    scheduler = SCHEDULERS[name].from_config(fitting(name, SD_CONFIG | {"clip_denoised": False}))
     table = scheduler.table(case_of(name).count(7), eta=eta_of(name))
     rng = np.random.default_rng(0)
     for i in range(table.evals):
@@ -63,8 +63,7 @@ def test_a_picture_does_not_depend_on_its_batch(name: str) -> None:
 @each
 def test_stepper_is_the_table(name: str) -> None:
     """diffusers' loop idiom gives the samples of the interpreter, bit for bit."""
-    scheduler, eta = SCHEDULERS[name].from_config(fitting(name, SD_CONFIG)), eta_of(name)
-    n = case_of(name).count(8)
+    scheduler, eta, n = SCHEDULERS[name].from_config(fitting(name, SD_CONFIG)), eta_of(name), case_of(name).count(8)
     table = scheduler.table(n, eta=eta)
     stepper = scheduler.stepper(n, eta=eta)
     x = start_noise() * np.float32(stepper.init_noise_sigma)

@@ -106,7 +106,7 @@ CASES = {
         options=[{"jump_length": 2, "jump_n_sample": 3}, {"jump_length": 3, "jump_n_sample": 2}],
         drive=down_and_up,
         variants=[({"eta": 0.0}, 1), ({"eta": 1.0}, 1)],
-        exempt={"add_noise": "the reference's class refuses"},
         law_options={"jump_length": 5, "jump_n_sample": 2},
+        exempt={"add_noise": "the reference's class refuses to add noise"},
     ),
 }
