@@ -19,7 +19,9 @@ from diffrt.schedulers.consistency import (
 )
 from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
 from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
-from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
+from diffrt.schedulers.deis import DEISMultistepScheduler
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
+from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from diffrt.schedulers.flow_match import (
     FlowMapEulerDiscreteScheduler,
@@ -33,6 +35,7 @@ from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
 from diffrt.schedulers.lms import LMSDiscreteScheduler
 from diffrt.schedulers.pndm import IPNDMScheduler, PNDMScheduler
 from diffrt.schedulers.repaint import RePaintScheduler
+from diffrt.schedulers.sa_solver import SASolverScheduler
 from diffrt.schedulers.score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
 from diffrt.schedulers.table import Table as Table
@@ -40,6 +43,7 @@ from diffrt.schedulers.table import Threshold as Threshold
 from diffrt.schedulers.table import apply_row as apply_row
 from diffrt.schedulers.table import denoised as denoised
 from diffrt.schedulers.table import init_slots as init_slots
+from diffrt.schedulers.unipc import UniPCMultistepScheduler
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "DDIMScheduler": DDIMScheduler,
@@ -57,6 +61,11 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "EulerDiscreteScheduler": EulerDiscreteScheduler,
     "EulerAncestralDiscreteScheduler": EulerAncestralDiscreteScheduler,
     "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
+    "DPMSolverSinglestepScheduler": DPMSolverSinglestepScheduler,
+    "DPMSolverMultistepInverseScheduler": DPMSolverMultistepInverseScheduler,
+    "DEISMultistepScheduler": DEISMultistepScheduler,
+    "UniPCMultistepScheduler": UniPCMultistepScheduler,
+    "SASolverScheduler": SASolverScheduler,
     # Few steps: consistency models and distilled models.
     "LCMScheduler": LCMScheduler,
     "TCDScheduler": TCDScheduler,
@@ -86,6 +95,11 @@ ALIASES = {
     "eulerancestral": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
+    "dpm++-2s": "DPMSolverSinglestepScheduler",
+    "dpm-inverse": "DPMSolverMultistepInverseScheduler",
+    "deis": "DEISMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "sa": "SASolverScheduler",
     "cm": "CMStochasticIterativeScheduler",
     "flow": "FlowMatchEulerDiscreteScheduler",
     "flow-euler": "FlowMatchEulerDiscreteScheduler",
