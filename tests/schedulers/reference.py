@@ -38,7 +38,7 @@ INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedul
 def fitting(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without values that the class does not allow: another beta_schedule than unCLIP's."""
     types = {f.name: f.type for f in fields(SCHEDULERS[name])}
-    return {key: value for key, value in config.items() if allows(types.get(key, type(value)), value)}
+    return {key: value for key, value in config.items() if key not in types or allows(types[key], value)}
 
 
 # Classes that the reference does not export at its top.
