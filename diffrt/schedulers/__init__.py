@@ -11,15 +11,29 @@ from typing import Any
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.consistency import (
+    CMStochasticIterativeScheduler,
+    ConsistencyDecoderScheduler,
+    SCMScheduler,
+)
 from diffrt.schedulers.ddim import DDIMScheduler
 from diffrt.schedulers.deis import DEISMultistepScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
 from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from diffrt.schedulers.flow_match import (
+    FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    LTXEulerAncestralRFScheduler,
+)
 from diffrt.schedulers.grid import Grid as Grid
+from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
 from diffrt.schedulers.lms import LMSDiscreteScheduler
-from diffrt.schedulers.pndm import PNDMScheduler
+from diffrt.schedulers.pndm import IPNDMScheduler, PNDMScheduler
 from diffrt.schedulers.sa_solver import SASolverScheduler
+from diffrt.schedulers.score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
 from diffrt.schedulers.table import Table as Table
 from diffrt.schedulers.table import Threshold as Threshold
@@ -40,6 +54,22 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "DEISMultistepScheduler": DEISMultistepScheduler,
     "UniPCMultistepScheduler": UniPCMultistepScheduler,
     "SASolverScheduler": SASolverScheduler,
+    # Few steps: consistency models and distilled models.
+    "LCMScheduler": LCMScheduler,
+    "TCDScheduler": TCDScheduler,
+    "CMStochasticIterativeScheduler": CMStochasticIterativeScheduler,
+    "ConsistencyDecoderScheduler": ConsistencyDecoderScheduler,
+    "SCMScheduler": SCMScheduler,
+    # Flow models.
+    "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
+    "FlowMatchHeunDiscreteScheduler": FlowMatchHeunDiscreteScheduler,
+    "FlowMatchLCMScheduler": FlowMatchLCMScheduler,
+    "FlowMapEulerDiscreteScheduler": FlowMapEulerDiscreteScheduler,
+    "LTXEulerAncestralRFScheduler": LTXEulerAncestralRFScheduler,
+    # Kept for old models.
+    "IPNDMScheduler": IPNDMScheduler,
+    "ScoreSdeVeScheduler": ScoreSdeVeScheduler,
+    "ScoreSdeVpScheduler": ScoreSdeVpScheduler,
 }
 
 # Short names beyond the class name without "Scheduler", in lower case.
@@ -56,6 +86,11 @@ ALIASES = {
     "deis": "DEISMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
     "sa": "SASolverScheduler",
+    "cm": "CMStochasticIterativeScheduler",
+    "flow": "FlowMatchEulerDiscreteScheduler",
+    "flow-euler": "FlowMatchEulerDiscreteScheduler",
+    "flow-heun": "FlowMatchHeunDiscreteScheduler",
+    "flow-lcm": "FlowMatchLCMScheduler",
 }
 
 

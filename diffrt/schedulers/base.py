@@ -74,6 +74,15 @@ class Scheduler(ABC):
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(alpha, sigma) of x = alpha x0 + sigma eps at training times t. [B] f64 -> [B] f64, [B] f64"""
 
+    def respacing(self) -> Callable[[float, float, int], np.ndarray] | None:
+        """The function that re-spaces sigmas between two ends, where a use_..._sigmas key asks for one."""
+        return next((respace for key, respace in RESPACINGS.items() if getattr(self, key, False)), None)
+
+    @property
+    def first_time(self) -> float:
+        """The smallest training time."""
+        return 0.0
+
     @property
     def last_time(self) -> float:
         """The largest training time."""
@@ -131,9 +140,11 @@ class Scheduler(ABC):
     def add_noise(self, original: np.ndarray, noise: np.ndarray, timestep: Any) -> np.ndarray:
         """alpha_t * original + sigma_t * noise, both [B, ...], at one training time or at one for each image."""
         t = np.atleast_1d(np.asarray(timestep, np.float64))
-        last = self.last_time
-        if t.shape not in ((1,), (len(original),)) or not np.all((t >= 0) & (t <= last)):
-            raise InvalidArgument(f"timestep = {timestep!r}, allowed: one number, or {len(original)}, from 0 to {last}")
+        first, last = self.first_time, self.last_time
+        if t.shape not in ((1,), (len(original),)) or not np.all((t >= first) & (t <= last)):
+            raise InvalidArgument(
+                f"timestep = {timestep!r}, allowed: one number, or {len(original)}, from {first:g} to {last:g}"
+            )
         shape = (-1, *[1] * (original.ndim - 1))
         alpha, sigma = (c.astype(original.dtype).reshape(shape) for c in self.marginal(t))
         return alpha * original + sigma * noise
@@ -221,10 +232,6 @@ class DiscreteTime(Scheduler):
             self.trained_betas,
             self.terminal_abar if getattr(self, "rescale_betas_zero_snr", False) else None,
         )
-
-    def respacing(self) -> Callable[[float, float, int], np.ndarray] | None:
-        """The function that re-spaces sigmas between two ends, where a use_..._sigmas key asks for one."""
-        return next((respace for key, respace in RESPACINGS.items() if getattr(self, key, False)), None)
 
     def times(self, n: int) -> np.ndarray:  # [n] f64
         """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded."""

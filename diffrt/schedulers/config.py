@@ -29,13 +29,19 @@ KNOWN_KEYS = frozenset(
 LIMITS = {
     "num_train_timesteps": (1, math.inf),
     "steps_offset": (0, math.inf),
+    "original_inference_steps": (1, math.inf),
+    "shift": (1e-6, math.inf),
+    "shift_terminal": (0, 1 - 1e-6),
+    "s_noise": (0, math.inf),
+    "eta": (0, 1),
+    "sigma_data": (1e-6, math.inf),
+    "rho": (1e-6, math.inf),
     "clip_sample_range": (1e-6, math.inf),
     "dynamic_thresholding_ratio": (0, 1),
     "sample_max_value": (1e-6, math.inf),
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
     "flow_shift": (1e-6, 1e6),
-    "shift_terminal": (0, 0.999),
 }
 
 

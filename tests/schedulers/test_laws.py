@@ -3,8 +3,9 @@
 The first runs each table on an exactly known world, the second measures how its error falls with the step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import product
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ import pytest
 from diffrt.schedulers import SCHEDULERS, Grid, Scheduler, Table, apply_row, init_slots
 from diffrt.schedulers.grid import Node
 from tests.schedulers.cases import case_of
+from tests.schedulers.cases.consistency import RESAMPLES
 
 # Steps that end where the next begins (faults 1 and 2 of test_golden), unclipped, and no jump to zero noise.
 CONFIG = {
@@ -36,7 +38,7 @@ CASES = [
 def make(name: str, options: dict[str, Any], **more: Any) -> Scheduler:
     keys = {f.name for f in fields(SCHEDULERS[name])}
     config = CONFIG | dict(case_of(name).config) | options | more
-    if more.get("prediction_type") == "flow_prediction":
+    if more.get("prediction_type") == "flow_prediction" and "use_flow_sigmas" in keys:
         config |= {"use_flow_sigmas": True, "use_exponential_sigmas": False}
     return SCHEDULERS[name].from_config({key: value for key, value in config.items() if key in keys})
 
@@ -47,12 +49,23 @@ def make(name: str, options: dict[str, Any], **more: Any) -> Scheduler:
 def spoken(kind: str, x0: Any, eps: Any, alpha: float, sigma: float) -> Any:
     """What a network of this prediction type says of x = alpha x0 + sigma eps."""
     a, s = np.array([alpha, sigma]) / np.hypot(alpha, sigma)
+    sine = np.sqrt(max(1 - alpha**2, 0))
     return {
         "epsilon": eps,
         "sample": x0,
         "v_prediction": a * eps - s * x0,
         "flow_prediction": eps - x0,
+        "inverted flow": x0 - eps,
+        "score": -eps / max(sigma, 1e-12),
+        "trigflow": alpha * sigma / max(sine, 1e-12) * eps - sine * x0,
     }[kind]
+
+
+def answer(table: Table, i: int, kind: str, x: Any, x0: Any, eps: Any) -> Any:
+    """What a network says at a row; one of the kind "own" says x0 in the table's own terms."""
+    if kind == "own":
+        return (x0 - table.px0[i] * x) / table.qx0[i]
+    return spoken(kind, x0, eps, table.alpha[i], table.sigma[i])
 
 
 def unit_noise(table: Table) -> np.ndarray:  # [E, K]
@@ -74,7 +87,7 @@ def transported(table: Table, kind: str, start: tuple[float, float]) -> np.ndarr
     slots = init_slots(table, x)
     for i, (alpha, sigma) in enumerate(zip(table.alpha, table.sigma, strict=True)):
         eps = (slots[0] - alpha * x0) / sigma
-        m = spoken(kind, x0, eps, alpha, sigma)
+        m = answer(table, i, kind, slots[0], x0, eps)
         slots = apply_row(table, i, slots, m, np.append([0, 0], noise[i]))
     return slots[0]
 
@@ -84,8 +97,10 @@ def is_random(grid: Grid, table: Table, kind: str) -> bool:
     return bool(np.any(transported(table, kind, (grid.at[0].alpha, grid.at[0].sigma))[2:]))
 
 
-def kinds_of(name: str) -> Sequence[str]:
+def kinds_of(name: str, options: Mapping[str, Any]) -> Sequence[str]:
     """The prediction types of a class; one that has no such key predicts noise unless its case says otherwise."""
+    if options.get("invert_sigmas"):
+        return ("inverted flow",)
     types = [f.type for f in fields(SCHEDULERS[name]) if f.name == "prediction_type"]
     return case_of(name).transported or (get_args(types[0]) if types else ("epsilon",))
 
@@ -99,11 +114,11 @@ def test_transport(name: str, options: dict[str, Any], order: int) -> None:
         pytest.skip("its noise is that of a first-order expansion, wrong by O(h^2)")
     takes_eta = "eta" in SCHEDULERS[name].options()
     steps = [n for n in (4, 20, 50) if n in case_of(name).steps] or case_of(name).steps
-    for kind, n, eta in product(kinds_of(name), steps, (0.0, 0.6) if takes_eta else (None,)):
+    for kind, n, eta in product(kinds_of(name, options), steps, (0.0, 0.6) if takes_eta else (None,)):
         if kind == "flow_prediction" and options.get("predict_x0") is False:
             continue  # refused
-        scheduler = make(name, options, prediction_type=kind)
-        grid, table = scheduler.grid(n), scheduler.table(n, eta=eta)
+        scheduler, skip = make(name, options, prediction_type=kind), case_of(name).law_skip
+        grid, table = scheduler.grid(n).after(skip), scheduler.table(n, eta=eta, skip=skip)
         x = transported(table, kind, (grid.at[0].alpha, grid.at[0].sigma))
         end = grid.to[-1]
         assert abs(x[0] - end.alpha) < 1e-12
@@ -125,7 +140,19 @@ def spread(alpha: Any, sigma: Any) -> Any:
 
 def gaussian_model(x: Any, alpha: float, sigma: float, kind: str) -> Any:
     eps = sigma * (x - alpha * MEAN) / spread(alpha, sigma) ** 2
-    return spoken(kind, (x - sigma * eps) / alpha, eps, alpha, sigma)
+    x0 = MEAN + alpha * STD**2 * (x - alpha * MEAN) / spread(alpha, sigma) ** 2
+    return spoken(kind, x0, eps, alpha, sigma)
+
+
+def gaussian_at(table: Table, kind: str, i: int, x: Any) -> Any:
+    return gaussian_model(x, table.alpha[i], table.sigma[i], kind)
+
+
+def consistent_at(table: Table, kind: str, end: Node, i: int, x: Any) -> Any:
+    """Tells where the solution through x ends, as a consistency model does; gaussian_model tells the data's mean."""
+    alpha, sigma = table.alpha[i], table.sigma[i]
+    x0 = end.alpha * MEAN + spread(end.alpha, end.sigma) * (x - alpha * MEAN) / spread(alpha, sigma)
+    return answer(table, i, kind, x, x0, (x - alpha * x0) / sigma)
 
 
 def solution(node: Node) -> float:
@@ -159,17 +186,17 @@ def test_order_of_both_pndm_starts() -> None:
         assert slope(errors, [50, 125, 250]) > 2.8
 
 
-def law_error(grid: Grid, table: Table, kind: str) -> float:
+def law_error(grid: Grid, table: Table, tells: Callable[[int, Any], Any]) -> float:
     """How far the distribution of x at the end is from the data's: the table is linear and so is the model, so the
-    mean and what every draw adds to the slots are carried along exactly."""
+    mean and what every draw adds to the slots are carried along exactly. tells(row, x) is the model."""
     noise = unit_noise(table)
     # Columns of every slot: its mean, what the initial noise adds, then each draw.
     x = np.zeros(2 + noise.shape[1])
     x[:2] = grid.at[0].alpha * MEAN, spread(grid.at[0].alpha, grid.at[0].sigma)
     slots = init_slots(table, x)
-    for i, (alpha, sigma) in enumerate(zip(table.alpha, table.sigma, strict=True)):
-        constant = gaussian_model(0.0, alpha, sigma, kind)
-        m = gaussian_model(slots[0], alpha, sigma, kind) - constant
+    for i in range(table.evals):
+        constant = tells(i, 0.0)
+        m = tells(i, slots[0]) - constant
         m[0] += constant
         slots = apply_row(table, i, slots, m, np.append([0, 0], noise[i]))
     end = grid.to[-1]
@@ -183,7 +210,7 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
     distribution: it reaches the data's with at least order 1."""
     if "order" in case_of(name).exempt:
         pytest.skip(case_of(name).exempt["order"])
-    scheduler, kind = make(name, options), kinds_of(name)[0]
+    scheduler, kind = make(name, options), kinds_of(name, options)[0]
     eta = 1.0 if "eta" in scheduler.options() else None
     counts, case = list(case_of(name).law_steps), case_of(name)
     runs = [(scheduler.grid(n), scheduler.table(n, eta=eta and 0.0)) for n in counts]
@@ -196,11 +223,25 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
                 each = step_errors(grid, table, kind, group, slot)
                 errors.append(each[len(each) // 4 : len(each) * 3 // 4].max())
             assert slope(errors, counts) == pytest.approx(expected + 1, abs=0.35), slot
-    if is_random(scheduler.grid(counts[0]), scheduler.table(counts[0], eta=eta), kind):
+    noisy = is_random(scheduler.grid(counts[0]), scheduler.table(counts[0], eta=eta), kind)
+    if noisy and "noisy order" not in case.exempt:
         counts = [*counts[1:], 2 * counts[-1] + 1]
-        errors = [law_error(scheduler.grid(n), scheduler.table(n, eta=eta), kind) for n in counts]
+        errors = []
+        for n in counts:
+            table = scheduler.table(n, eta=eta)
+            tells = partial(gaussian_at, table, kind)
+            errors.append(law_error(scheduler.grid(n), table, tells))
         if case.wrong(options):
             assert errors[-1] > 1
         else:
             assert slope(errors, counts) > 0.7
             assert errors[-1] < 0.03
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if case_of(name).exempt.get("order") is RESAMPLES])
+def test_consistency(name: str) -> None:
+    """What holds in place of an order: with a perfect consistency model any number of steps gives the data's law."""
+    for kind, n in product(kinds_of(name, {}), case_of(name).steps):
+        scheduler = make(name, {}, prediction_type=kind)
+        grid, table = scheduler.grid(n), scheduler.table(n)
+        assert law_error(grid, table, partial(consistent_at, table, kind, grid.to[-1])) < 1e-12
