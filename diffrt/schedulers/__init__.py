@@ -11,12 +11,14 @@ from typing import Any
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffrt.schedulers.consistency import (
     CMStochasticIterativeScheduler,
     ConsistencyDecoderScheduler,
     SCMScheduler,
 )
-from diffrt.schedulers.ddim import DDIMScheduler
+from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
+from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
 from diffrt.schedulers.deis import DEISMultistepScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
 from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
@@ -32,6 +34,7 @@ from diffrt.schedulers.grid import Grid as Grid
 from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
 from diffrt.schedulers.lms import LMSDiscreteScheduler
 from diffrt.schedulers.pndm import IPNDMScheduler, PNDMScheduler
+from diffrt.schedulers.repaint import RePaintScheduler
 from diffrt.schedulers.sa_solver import SASolverScheduler
 from diffrt.schedulers.score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
@@ -44,6 +47,15 @@ from diffrt.schedulers.unipc import UniPCMultistepScheduler
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "DDIMScheduler": DDIMScheduler,
+    "DDIMParallelScheduler": DDIMParallelScheduler,
+    "DDIMInverseScheduler": DDIMInverseScheduler,
+    "CogVideoXDDIMScheduler": CogVideoXDDIMScheduler,
+    "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
+    "DDPMScheduler": DDPMScheduler,
+    "DDPMParallelScheduler": DDPMParallelScheduler,
+    "DDPMWuerstchenScheduler": DDPMWuerstchenScheduler,
+    "UnCLIPScheduler": UnCLIPScheduler,
+    "RePaintScheduler": RePaintScheduler,
     "PNDMScheduler": PNDMScheduler,
     "LMSDiscreteScheduler": LMSDiscreteScheduler,
     "EulerDiscreteScheduler": EulerDiscreteScheduler,
@@ -74,6 +86,8 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
 
 # Short names beyond the class name without "Scheduler", in lower case.
 ALIASES = {
+    "ddim-inverse": "DDIMInverseScheduler",
+    "wuerstchen": "DDPMWuerstchenScheduler",
     "plms": "PNDMScheduler",
     "lms": "LMSDiscreteScheduler",
     "euler": "EulerDiscreteScheduler",

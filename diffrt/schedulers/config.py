@@ -42,6 +42,9 @@ LIMITS = {
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
     "flow_shift": (1e-6, 1e6),
+    "snr_shift_scale": (1e-6, math.inf),
+    "scaler": (1e-6, math.inf),
+    "s": (0, math.inf),
 }
 
 

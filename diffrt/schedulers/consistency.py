@@ -25,8 +25,9 @@ LAST_ANGLE = 1.5708
 
 @dataclass(frozen=True, kw_only=True)
 class CMStochasticIterativeScheduler(Scheduler):
-    """x = x0 + sigma eps down to sigma_min, which the network counts as the picture. Option: custom timesteps, counted
-    from 0 (sigma_max is the last to be counted, of the largest sigma) to num_train_timesteps - 1."""
+    """Few steps of a consistency model: to the picture, and back to the next level with fresh noise. Here the picture
+    is x at sigma_min. Option: custom timesteps, as numbers from num_train_timesteps - 1 to 0 of the levels of which
+    that many make up the whole range; they are counted from the end, as the reference does: 0 is sigma_max."""
 
     num_train_timesteps: int = 40
     sigma_min: float = 0.002
@@ -78,7 +79,7 @@ class CMStochasticIterativeScheduler(Scheduler):
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyDecoderScheduler(Scheduler):
-    """Two steps over a cosine schedule, from training times 1008 and 512."""
+    """Two steps of the decoder that is a consistency model, from training times 1008 and 512."""
 
     num_train_timesteps: int = 1024
     sigma_data: float = 0.5
@@ -111,8 +112,9 @@ class ConsistencyDecoderScheduler(Scheduler):
 
 @dataclass(frozen=True, kw_only=True)
 class SCMScheduler(Scheduler):
-    """Over angles t from max_timesteps (1.5708) to 0: evenly, or in two steps by way of intermediate_timesteps (1.3).
-    Options: those two, or custom timesteps in their place, the last of which is the one arrived at.
+    """Few steps of a continuous-time consistency model, over angles from max_timesteps (1.5708) to 0. They are even,
+    but two steps go by way of intermediate_timesteps (1.3). Options: those two, or custom timesteps in their place,
+    the last of which is the one arrived at.
 
     Latents, noise and the network's output are in units in which the data's deviation is sigma_data: as in the
     reference, the caller multiplies the initial noise and the output by it, and divides x by it for the network."""

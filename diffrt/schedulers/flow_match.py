@@ -143,8 +143,8 @@ class FlowMatchEulerDiscreteScheduler(ShiftedFlow):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMatchLCMScheduler(ShiftedFlow):
-    """Every step jumps to the picture and back to the next level with fresh noise: Luo et al. 2023
-    (arXiv:2310.04378), algorithm 3, for flows."""
+    """Few steps of a flow's consistency model: to the picture, and back to the next level with fresh noise. Algorithm
+    3 of Luo et al. 2023 (arXiv:2310.04378), for flows."""
 
     scale_factors: tuple[float, ...] | None = None
     upscale_mode: Literal["nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"] = "bicubic"
@@ -161,8 +161,8 @@ class FlowMatchLCMScheduler(ShiftedFlow):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMatchHeunDiscreteScheduler(FlowTime):
-    """Second order: the mean of the flows at both ends of a step (Karras et al. 2022, arXiv:2206.00364, algorithm 1,
-    in sigma of the flow); the last step, to no noise, is Euler's."""
+    """Second order: the mean of the flows at both ends of a step. Algorithm 1 of Karras et al. 2022
+    (arXiv:2206.00364) without its churn, in sigma of the flow; the last step, to no noise, is Euler's."""
 
     shift: float = 1.0
 
@@ -185,9 +185,9 @@ class FlowMatchHeunDiscreteScheduler(FlowTime):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMapEulerDiscreteScheduler(FlowTime):
-    """For flow maps (Boffi et al. 2024, arXiv:2406.07507): the network tells the mean flow from time t down to a time
-    r. A table tells it t alone; r is the t of the next row, and 0 in the last: what wraps the network must look it up
-    (the times of the whole run are table.t). Options: custom sigmas or timesteps, both of which are shifted."""
+    """First order along the mean flow from each time t to the next, r, which a flow map tells. Boffi et al. 2024
+    (arXiv:2406.07507). A table tells the network t alone; r is the t of the next row, and 0 in the last: what wraps
+    the network must look it up in table.t. Options: custom sigmas or timesteps, both of which are shifted."""
 
     shift: float = 1.0
 
@@ -206,10 +206,11 @@ class FlowMapEulerDiscreteScheduler(FlowTime):
 
 @dataclass(frozen=True, kw_only=True)
 class LTXEulerAncestralRFScheduler(FlowTime):
-    """Fall below the next level and climb to it with fresh noise, eta being how far, as ancestral Euler does
-    (Song et al. 2020, arXiv:2010.02502, eq. 16) for a flow. A config's keys of FlowMatchEulerDiscreteScheduler, and
-    the option mu, shape its levels as they shape that one's. Custom sigmas are used as they are, and the last of them
-    is the level arrived at."""
+    """First order along the flow, below the next level and up to it with fresh noise. That is ancestral Euler (Song et
+    al. 2020, arXiv:2010.02502, eq. 16) for a flow; eta is how far below.
+
+    A config's keys of FlowMatchEulerDiscreteScheduler, and the option mu, shape its levels as they shape that one's.
+    Custom sigmas are used as they are, and the last of them is the level arrived at."""
 
     eta: float = 1.0
     s_noise: float = 1.0

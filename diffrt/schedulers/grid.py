@@ -28,7 +28,9 @@ class Node:
 
     @property
     def lam(self) -> float:
-        """Half the log signal-to-noise ratio, log(alpha / sigma); infinite where there is no noise."""
+        """Half the log signal-to-noise ratio, log(alpha / sigma); infinite without noise, or without signal."""
+        if not self.alpha:
+            return -math.inf
         return math.log(self.alpha / self.sigma) if self.sigma else math.inf
 
 
@@ -68,8 +70,9 @@ class Grid:
     level: Callable[[Node], float] = noise_to_signal  # what the reference calls the sigma of a node
 
     def __post_init__(self) -> None:
-        for node in self.at:
-            if not (0 < node.sigma < math.inf and math.isfinite(node.alpha)):
+        for node, to in self:
+            # A step that adds noise may start from none.
+            if not (0 <= node.sigma < math.inf and math.isfinite(node.alpha)) or node.sigma == to.sigma == 0:
                 raise InvalidArgument(
                     f"the noise level at t = {node.t:g} is alpha = {node.alpha:g}, sigma = {node.sigma:g}: "
                     "a step must start from a finite one above 0; check the betas"
@@ -162,6 +165,13 @@ def time_of(sigma: np.ndarray, train: np.ndarray) -> np.ndarray:  # [n] f64, [T]
     low = np.where(below.any(0), len(train) - 1 - below[::-1].argmax(0), 0).clip(max=len(train) - 2)
     w = np.clip((log_train[low] - log_sigma) / (log_train[low] - log_train[low + 1]), 0, 1)
     return (1 - w) * low + w * (low + 1)
+
+
+def whole(times: np.ndarray) -> np.ndarray:  # [n] f64
+    """Custom timesteps of a model that was trained at whole ones, or InvalidArgument."""
+    if (times % 1).any():
+        raise InvalidArgument(f"timesteps must be whole numbers, got {times[times % 1 > 0][0]:g}: round them")
+    return times
 
 
 # --- the two conventions ---------------------------------------------------------------------------------

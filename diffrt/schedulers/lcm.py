@@ -77,8 +77,9 @@ class Distilled(DiscreteTime):
 
 @dataclass(frozen=True, kw_only=True)
 class LCMScheduler(Distilled):
-    """Every step jumps to the picture and, but for the last, back to the next time with fresh noise. Options: custom
-    timesteps, original_inference_steps in place of the key's, and strength (the share of the times, from the end)."""
+    """Few steps of a latent consistency model: to the picture, and back to the next time with fresh noise. The last
+    step keeps the picture. Options: custom timesteps, original_inference_steps in place of the key's, and strength
+    (the share of the taught times, from the lowest, that a run visits)."""
 
     def grid(
         self,
@@ -107,9 +108,11 @@ class LCMScheduler(Distilled):
 
 @dataclass(frozen=True, kw_only=True)
 class TCDScheduler(Distilled):
-    """A step falls to the time s = (1 - eta) t' along the model's trajectory and climbs to t' with fresh noise; the
-    last arrives at time 0. It never clips. Options: custom timesteps, strength, and original_inference_steps: where
-    it is given, its number only limits the steps, and these are spread over all training times."""
+    """Few steps of a trajectory consistency model: to a time below the next one, and up to that with fresh noise. The
+    lower time is (1 - eta) t' (eta is the paper's gamma); the last step arrives at 0. It never clips.
+
+    Options: custom timesteps, strength, and original_inference_steps: where that is given, it only limits the number
+    of steps, which are then spread over all training times."""
 
     def grid(
         self,

@@ -98,9 +98,10 @@ class PNDMScheduler(DiscreteTime):
 
 @dataclass(frozen=True, kw_only=True)
 class IPNDMScheduler(Scheduler):
-    """Linear multistep over four *noise predictions*, which are made of v (Crowson's v-diffusion): order 2, as theorem
-    3.2 says. Noise is sigma = sin(pi / 2 s)^2 at even s from 1 to 0, and time is the angle of (alpha, sigma) over
-    pi / 2. The first step starts from noise alone and takes the picture for 0. trained_betas replace the sigmas."""
+    """Linear multistep over four noise predictions, of models of v at times from 1 to 0. The levels are those of
+    Crowson's v-diffusion: sigma = sin(pi / 2 s)^2 at even s, and time is the angle of (alpha, sigma) over pi / 2;
+    trained_betas replace the sigmas. The first step starts from noise alone and takes the picture for 0. Order 2, as
+    theorem 3.2 says."""
 
     num_train_timesteps: int = 1000
     trained_betas: tuple[float, ...] | None = None

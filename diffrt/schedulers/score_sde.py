@@ -15,7 +15,7 @@ from diffrt.schedulers.table import Rows, Table
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSdeVeScheduler(Scheduler):
-    """The predictor, x = x0 + sigma eps; the network tells the score and is told sigma. The last step adds no noise.
+    """Reverse diffusion of x = x0 + sigma eps by a score model that is told sigma. The last step adds no noise.
 
     The corrector's step depends on what the network says, which a table cannot: whoever wants its correct_steps runs
     `correct` so many times before each row, with the network's output for the same time.
@@ -68,7 +68,7 @@ class ScoreSdeVeScheduler(Scheduler):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSdeVpScheduler(Scheduler):
-    """Euler-Maruyama steps of 1 / n over times in (0, 1]; the network tells the noise. The last step adds none."""
+    """Euler-Maruyama steps of 1 / n over times from 1 to 0, by a model of the noise. The last step adds none."""
 
     num_train_timesteps: int = 2000
     beta_min: float = 0.1

@@ -4,13 +4,15 @@ import importlib
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from diffrt.schedulers import SCHEDULERS, apply_row, init_slots
+from diffrt.schedulers.config import allows
 from tests.schedulers.cases import case_of
 
 SHAPE = (2, 3, 4, 5)
@@ -29,6 +31,15 @@ SD_CONFIG = {
     "clip_sample": False,
 }
 
+INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedulers.__members__]
+
+
+def fitting(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without values that the class does not allow: another beta_schedule than unCLIP's."""
+    types = {f.name: f.type for f in fields(SCHEDULERS[name])}
+    return {key: value for key, value in config.items() if allows(types.get(key, type(value)), value)}
+
+
 # Classes that the reference does not export at its top.
 SUBMODULES = {
     "ScoreSdeVpScheduler": "diffusers.schedulers.deprecated.scheduling_sde_vp",
@@ -37,9 +48,9 @@ SUBMODULES = {
 
 
 def toy_model(x: np.ndarray, t: float, outputs: int = 1) -> np.ndarray:
-    """A smooth network: mixes pixels, depends on t, bounded. A second output, below 1, has channels of its own."""
+    """A smooth network: mixes pixels, depends on t, bounded. A second output, from 0 to 1, has channels of its own."""
     m = (1.1 * np.tanh(0.8 * x + 0.3 * np.roll(x, 1, axis=-1) + np.cos(t / 170))).astype(x.dtype)
-    return m if outputs == 1 else np.concatenate([m, np.cos(m + x)], axis=1).astype(x.dtype)
+    return m if outputs == 1 else np.concatenate([m, (1 + np.cos(m + x)) / 2], axis=1).astype(x.dtype)
 
 
 def network(name: str, x: np.ndarray, t: float, outputs: int = 1) -> np.ndarray:

@@ -43,6 +43,11 @@ def make(name: str, options: dict[str, Any], **more: Any) -> Scheduler:
     return SCHEDULERS[name].from_config({key: value for key, value in config.items() if key in keys})
 
 
+def run(scheduler: Scheduler, n: int, eta: float | None, skip: int = 0) -> tuple[Grid, Table]:
+    options = case_of(type(scheduler).__name__).law_options
+    return scheduler.grid(n, **options).after(skip), scheduler.table(n, eta=eta, skip=skip, **options)
+
+
 # --- law 1: transport ------------------------------------------------------------------------------------
 
 
@@ -80,14 +85,15 @@ def unit_noise(table: Table) -> np.ndarray:  # [E, K]
 def transported(table: Table, kind: str, start: tuple[float, float]) -> np.ndarray:
     """x after the last evaluation, as coefficients of (x0, eps, noise...), when the model knows x0 and tells the exact
     noise in x."""
-    noise = unit_noise(table)
+    noise, calls = unit_noise(table), table.calls
     x0 = np.eye(2 + noise.shape[1])[0]
     x = np.zeros_like(x0)
     x[:2] = start
     slots = init_slots(table, x)
     for i, (alpha, sigma) in enumerate(zip(table.alpha, table.sigma, strict=True)):
-        eps = (slots[0] - alpha * x0) / sigma
-        m = answer(table, i, kind, slots[0], x0, eps)
+        m = None
+        if calls[i]:
+            m = answer(table, i, kind, slots[0], x0, (slots[0] - alpha * x0) / sigma)
         slots = apply_row(table, i, slots, m, np.append([0, 0], noise[i]))
     return slots[0]
 
@@ -118,7 +124,7 @@ def test_transport(name: str, options: dict[str, Any], order: int) -> None:
         if kind == "flow_prediction" and options.get("predict_x0") is False:
             continue  # refused
         scheduler, skip = make(name, options, prediction_type=kind), case_of(name).law_skip
-        grid, table = scheduler.grid(n).after(skip), scheduler.table(n, eta=eta, skip=skip)
+        grid, table = run(scheduler, n, eta, skip)
         x = transported(table, kind, (grid.at[0].alpha, grid.at[0].sigma))
         end = grid.to[-1]
         assert abs(x[0] - end.alpha) < 1e-12
@@ -189,15 +195,17 @@ def test_order_of_both_pndm_starts() -> None:
 def law_error(grid: Grid, table: Table, tells: Callable[[int, Any], Any]) -> float:
     """How far the distribution of x at the end is from the data's: the table is linear and so is the model, so the
     mean and what every draw adds to the slots are carried along exactly. tells(row, x) is the model."""
-    noise = unit_noise(table)
+    noise, calls = unit_noise(table), table.calls
     # Columns of every slot: its mean, what the initial noise adds, then each draw.
     x = np.zeros(2 + noise.shape[1])
     x[:2] = grid.at[0].alpha * MEAN, spread(grid.at[0].alpha, grid.at[0].sigma)
     slots = init_slots(table, x)
     for i in range(table.evals):
-        constant = tells(i, 0.0)
-        m = tells(i, slots[0]) - constant
-        m[0] += constant
+        m = None
+        if calls[i]:
+            constant = tells(i, 0.0)
+            m = tells(i, slots[0]) - constant
+            m[0] += constant
         slots = apply_row(table, i, slots, m, np.append([0, 0], noise[i]))
     end = grid.to[-1]
     deviation = np.linalg.norm(slots[0][1:]) / spread(end.alpha, end.sigma) - 1
@@ -213,7 +221,7 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
     scheduler, kind = make(name, options), kinds_of(name, options)[0]
     eta = 1.0 if "eta" in scheduler.options() else None
     counts, case = list(case_of(name).law_steps), case_of(name)
-    runs = [(scheduler.grid(n), scheduler.table(n, eta=eta and 0.0)) for n in counts]
+    runs = [run(scheduler, n, eta and 0.0) for n in counts]
     if not is_random(*runs[0], kind):
         group = getattr(scheduler, case.group) if case.group else 1
         orders = {"x": order} | ({"last": case.corrector(scheduler.config)} if case.corrector else {})
@@ -223,14 +231,12 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
                 each = step_errors(grid, table, kind, group, slot)
                 errors.append(each[len(each) // 4 : len(each) * 3 // 4].max())
             assert slope(errors, counts) == pytest.approx(expected + 1, abs=0.35), slot
-    noisy = is_random(scheduler.grid(counts[0]), scheduler.table(counts[0], eta=eta), kind)
-    if noisy and "noisy order" not in case.exempt:
+    if is_random(*run(scheduler, counts[0], eta), kind) and "noisy order" not in case.exempt:
         counts = [*counts[1:], 2 * counts[-1] + 1]
         errors = []
         for n in counts:
-            table = scheduler.table(n, eta=eta)
-            tells = partial(gaussian_at, table, kind)
-            errors.append(law_error(scheduler.grid(n), table, tells))
+            grid, table = run(scheduler, n, eta)
+            errors.append(law_error(grid, table, partial(gaussian_at, table, kind)))
         if case.wrong(options):
             assert errors[-1] > 1
         else:

@@ -8,7 +8,7 @@ from diffrt.schedulers import SCHEDULERS, apply_row, denoised, from_config, init
 from diffrt.schedulers.lms import adams
 from diffrt.schedulers.table import Table, Threshold
 from tests.schedulers.cases import case_of
-from tests.schedulers.reference import SD_CONFIG, draws, network, run_table, start_noise, toy_model
+from tests.schedulers.reference import SD_CONFIG, draws, fitting, network, run_table, start_noise, toy_model
 
 each = pytest.mark.parametrize("name", SCHEDULERS)
 
@@ -35,7 +35,7 @@ def test_shapes(name: str) -> None:
 @each
 def test_interpreter_is_the_rule(name: str) -> None:
     """apply_row against the formula in the file's head, written densely."""
-    scheduler = SCHEDULERS[name].from_config(SD_CONFIG | {"clip_denoised": False})
+    scheduler = SCHEDULERS[name].from_config(fitting(name, SD_CONFIG | {"clip_denoised": False}))
     table = scheduler.table(case_of(name).count(7), eta=eta_of(name))
     rng = np.random.default_rng(0)
     for i in range(table.evals):
@@ -63,7 +63,7 @@ def test_a_picture_does_not_depend_on_its_batch(name: str) -> None:
 @each
 def test_stepper_is_the_table(name: str) -> None:
     """diffusers' loop idiom gives the samples of the interpreter, bit for bit."""
-    scheduler, eta, n = SCHEDULERS[name].from_config(SD_CONFIG), eta_of(name), case_of(name).count(8)
+    scheduler, eta, n = SCHEDULERS[name].from_config(fitting(name, SD_CONFIG)), eta_of(name), case_of(name).count(8)
     table = scheduler.table(n, eta=eta)
     stepper = scheduler.stepper(n, eta=eta)
     x = start_noise() * np.float32(stepper.init_noise_sigma)
@@ -97,7 +97,7 @@ def test_previews_end_at_the_sample(name: str) -> None:
     """At the last evaluation of a run to zero noise, the preview is the sample."""
     if "previews" in case_of(name).exempt:
         pytest.skip(case_of(name).exempt["previews"])
-    config = SD_CONFIG | {"set_alpha_to_one": True, "skip_prk_steps": False, "steps_offset": 0}
+    config = fitting(name, SD_CONFIG) | {"set_alpha_to_one": True, "skip_prk_steps": False, "steps_offset": 0}
     scheduler = SCHEDULERS[name].from_config(config)
     table = scheduler.table(case_of(name).count(20))
     slots = init_slots(table, start_noise() * np.float32(table.init_sigma))
@@ -182,7 +182,7 @@ def test_adams_weights_integrate_cubics() -> None:
 
 def test_float32_and_float64_runs_agree() -> None:
     for name in SCHEDULERS:
-        n = case_of(name).count(20)
-        narrow, wide = run_table(name, SD_CONFIG, n), run_table(name, SD_CONFIG, n, dtype="float64")
+        config, n = fitting(name, SD_CONFIG), case_of(name).count(20)
+        narrow, wide = run_table(name, config, n), run_table(name, config, n, dtype="float64")
         scale = np.abs(wide.samples[-1]).max()
         np.testing.assert_allclose(narrow.samples[-1], wide.samples[-1], atol=1e-4 * scale)

@@ -31,6 +31,7 @@ class Case:
     # --- laws 1 and 2 ---
     config: Mapping[str, Any] = field(default_factory=dict)  # added to the laws' config for every variant
     variants: Sequence[tuple[Mapping[str, Any], int]] = (({}, 1),)  # config and order of accuracy
+    law_options: Mapping[str, Any] = field(default_factory=dict)  # options of the laws' runs
     law_steps: Sequence[int] = (50, 125, 250)  # numbers of steps between which the order is measured
     # Variants with fresh noise that miss the data's distribution by far: a listed fault that pictures are made with.
     wrong: Callable[[Mapping[str, Any]], bool] = lambda options: False
