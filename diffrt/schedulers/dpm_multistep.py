@@ -42,7 +42,7 @@ class Multistep(DPMSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepScheduler(Multistep):
-    """From noise to a picture."""
+    """DPM-Solver and DPM-Solver++, multistep, as an ODE or an SDE."""
 
     use_lu_lambdas: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
@@ -59,8 +59,9 @@ class DPMSolverMultistepScheduler(Multistep):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepInverseScheduler(Multistep):
-    """The same steps upwards, from a picture to the noise that it comes from (as Song et al. 2020, arXiv:2010.02502,
-    section 4.3, run theirs). Deterministic only, and not for flows."""
+    """Multistep DPM-Solver upwards, from a picture to the noise that it comes from.
+
+    As Song et al. 2020 (arXiv:2010.02502, section 4.3) run DDIM. Deterministic only, and not for flows."""
 
     def problems(self) -> Iterable[str]:
         yield from super().problems()

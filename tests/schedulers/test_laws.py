@@ -38,7 +38,7 @@ CASES = [
 def make(name: str, options: dict[str, Any], **more: Any) -> Scheduler:
     keys = {f.name for f in fields(SCHEDULERS[name])}
     config = CONFIG | dict(case_of(name).config) | options | more
-    if more.get("prediction_type") == "flow_prediction":
+    if more.get("prediction_type") == "flow_prediction" and "use_flow_sigmas" in keys:
         config |= {"use_flow_sigmas": True, "use_exponential_sigmas": False}
     return SCHEDULERS[name].from_config({key: value for key, value in config.items() if key in keys})
 
