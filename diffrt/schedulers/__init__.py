@@ -19,7 +19,9 @@ from diffrt.schedulers.consistency import (
 )
 from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
 from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
-from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
+from diffrt.schedulers.deis import DEISMultistepScheduler
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
+from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
 from diffrt.schedulers.edm import (
     CosineDPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
@@ -38,6 +40,7 @@ from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
 from diffrt.schedulers.lms import LMSDiscreteScheduler
 from diffrt.schedulers.pndm import IPNDMScheduler, PNDMScheduler
 from diffrt.schedulers.repaint import RePaintScheduler
+from diffrt.schedulers.sa_solver import SASolverScheduler
 from diffrt.schedulers.score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
 from diffrt.schedulers.table import Table as Table
@@ -51,6 +54,7 @@ from diffrt.schedulers.two_stage import (
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
 )
+from diffrt.schedulers.unipc import UniPCMultistepScheduler
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "DDIMScheduler": DDIMScheduler,
@@ -68,6 +72,11 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "EulerDiscreteScheduler": EulerDiscreteScheduler,
     "EulerAncestralDiscreteScheduler": EulerAncestralDiscreteScheduler,
     "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
+    "DPMSolverSinglestepScheduler": DPMSolverSinglestepScheduler,
+    "DPMSolverMultistepInverseScheduler": DPMSolverMultistepInverseScheduler,
+    "DEISMultistepScheduler": DEISMultistepScheduler,
+    "UniPCMultistepScheduler": UniPCMultistepScheduler,
+    "SASolverScheduler": SASolverScheduler,
     # two evaluations a step
     "HeunDiscreteScheduler": HeunDiscreteScheduler,
     "KDPM2DiscreteScheduler": KDPM2DiscreteScheduler,
@@ -106,6 +115,11 @@ ALIASES = {
     "eulerancestral": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
+    "dpm++-2s": "DPMSolverSinglestepScheduler",
+    "dpm-inverse": "DPMSolverMultistepInverseScheduler",
+    "deis": "DEISMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "sa": "SASolverScheduler",
     "heun": "HeunDiscreteScheduler",
     "dpm2": "KDPM2DiscreteScheduler",
     "dpm2-a": "KDPM2AncestralDiscreteScheduler",

@@ -45,6 +45,7 @@ LIMITS = {
     "snr_shift_scale": (1e-6, math.inf),
     "scaler": (1e-6, math.inf),
     "s": (0, math.inf),
+    "flow_shift": (1e-6, 1e6),
 }
 
 
@@ -55,8 +56,6 @@ def conflicts(scheduler: Any) -> Iterator[str]:
         value = values.get(key)
         if value is not None and not low <= value <= high:
             yield f"{key} = {value!r}, allowed: from {low:g} to {high:g}"
-    if values.get("use_flow_sigmas"):
-        yield "use_flow_sigmas is not supported yet; set it to False"
     chosen = [key for key in RESPACINGS if values.get(key)]
     if len(chosen) > 1:
         yield f"{' and '.join(chosen)} exclude each other: keep one"
@@ -68,11 +67,11 @@ def conflicts(scheduler: Any) -> Iterator[str]:
 
 
 def allows(kind: Any, value: Any) -> bool:
-    """Whether a value fits an annotation: bool, int, float, str, None, Literal, tuple[float, ...] or a union."""
+    """Whether a value fits an annotation: bool, int, float, str, None, Literal, tuple[X, ...] or a union."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(allows(float, v) for v in value)
+        return isinstance(value, tuple) and all(allows(get_args(kind)[0], v) for v in value)
     if get_args(kind):
         return any(allows(k, value) for k in get_args(kind))
     if kind in (bool, str, NoneType) or isinstance(value, bool):

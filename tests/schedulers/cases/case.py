@@ -24,6 +24,7 @@ class Case:
     drive: "Callable[[Reference], None] | None" = None
     # What makes the toy network's bounded output m at (x, t) one of the class's kind, where it must not be bounded.
     network: Callable[[Any, Any, float], Any] | None = None
+    wide: Sequence[str] = ()  # prediction types at which the reference's own float32 loses too many digits
     outputs: int = 1  # arrays of the sample's channels that the model puts out
     refused: Sequence[str] = ()  # parts of messages with which we refuse on purpose what the reference runs
     # Where the reference fails or gives NaN and we do not, for a listed fault: (config, steps, options) -> bool.
@@ -33,6 +34,12 @@ class Case:
     variants: Sequence[tuple[Mapping[str, Any], int]] = (({}, 1),)  # config and order of accuracy
     law_options: Mapping[str, Any] = field(default_factory=dict)  # options of the laws' runs
     law_steps: Sequence[int] = (50, 125, 250)  # numbers of steps between which the order is measured
+    # Variants with fresh noise that miss the data's distribution by far: a listed fault that pictures are made with.
+    wrong: Callable[[Mapping[str, Any]], bool] = lambda options: False
+    # The key that says how many steps make up one application of the method, which begins on its "base".
+    group: str | None = None
+    # The order of a corrector, which acts on the slot "last" one step later.
+    corrector: Callable[[Mapping[str, Any]], int] | None = None
     # "transport", "order", "noisy order" (with fresh noise alone), "previews" or "add_noise": why that does not hold.
     exempt: Mapping[str, str] = field(default_factory=dict)
     # What a network puts out, of (prediction type, x0, eps, alpha, sigma), where that is none of the usual four.
