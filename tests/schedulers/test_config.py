@@ -186,7 +186,7 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("sa", {"variance_type": "learned"}, "must put out the mean alone"),
     ("edm", {"prediction_type": "sample"}, "allowed: epsilon, v_prediction"),
     ("edm", {"sigma_min": 90.0}, "sigma_min = 90 must be below sigma_max = 80"),
-    ("edm", {"rho": 0.0}, "rho = 0.0, allowed: from 1e-10"),
+    ("edm", {"rho": 0.0}, "rho = 0.0, allowed: from 1e-06"),
     ("edm-dpm++", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, "has no order 3 here"),
     ("cosine-dpm++", {"solver_order": 3}, "solver_order = 3, allowed: 1, 2"),
     ("dpm++-sde", {"noise_sampler_seed": -1}, "noise_sampler_seed = -1, allowed: from 0"),
