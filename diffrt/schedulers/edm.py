@@ -41,12 +41,16 @@ class Preconditioned(Scheduler):
         if self.sigma_min >= self.sigma_max:
             yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
 
-    def predict(self, at: Node, x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(x0, eps) as linear functions of x and m."""
+    def denoised(self, at: Node, x: np.ndarray, m: np.ndarray) -> np.ndarray:
+        """x0 as a linear function of x and m."""
         d, r = self.sigma_data, math.hypot(at.sigma, self.sigma_data)
         sign = -1 if self.prediction_type == "v_prediction" else 1
-        x0 = (d / r) ** 2 * x + sign * at.sigma * d / r * m
-        return x0, (x - x0) / at.sigma
+        return (d / r) ** 2 * x + sign * at.sigma * d / r * m
+
+    def predictions(self, rows: Rows, at: Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(x0, y, what the formula reads), for Multistep."""
+        x0 = self.denoised(at, rows.x, rows.m)
+        return x0, x0, rows.y
 
     def levels(self, n: int, ramp: np.ndarray) -> np.ndarray:  # [n] f32
         """n of them, falling, in the precision of a ramp from 0 to 1. (The exponential ones are always float32.)"""
@@ -100,10 +104,10 @@ class EDMEulerScheduler(Preconditioned):
         rows = Rows("x")
         for k, (at, to) in enumerate(grid):
             hat, noise = churned(at, len(grid) + grid.skipped, s_churn, s_tmin, s_tmax, s_noise)
-            y, _ = self.predict(hat, rows.x, rows.m)
+            y = self.denoised(hat, rows.x, rows.m)
             x, x0 = rows.x + noise * rows.z, rows.y + y[0] * noise * rows.z
             x_next = x0 + to.sigma / hat.sigma * (x - x0)
-            rows.add(k, at, y=y, x0=self.predict(at, rows.x, rows.m)[0], then=[x_next])
+            rows.add(k, at, y=y, x0=self.denoised(at, rows.x, rows.m), then=[x_next])
         return rows.table(grid)
 
 
@@ -132,7 +136,7 @@ class EDMDPMSolverMultistepScheduler(Preconditioned):
 
     def build(self, grid: Grid) -> Table:
         more = {k: getattr(self, k) for k in ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")}
-        return multistep(self, algorithm_type=self.algorithm_type, **more).build_with(self.predict, grid)
+        return multistep(self, algorithm_type=self.algorithm_type, **more).build_with(grid, self.predictions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +166,7 @@ class CosineDPMSolverMultistepScheduler(Preconditioned):
         return multistep_grid(self, num_inference_steps)
 
     def build(self, grid: Grid) -> Table:
-        table = multistep(self, algorithm_type="sde-dpmsolver++").build_with(self.predict, grid)
+        table = multistep(self, algorithm_type="sde-dpmsolver++").build_with(grid, self.predictions)
         between = np.array([(at.sigma, to.sigma) for at, to in grid])
         return replace(table, between=between, path=Path(float(f32(self.sigma_min)), float(f32(self.sigma_max))))
 

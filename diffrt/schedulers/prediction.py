@@ -1,13 +1,10 @@
 """What a network's output m says about x0 and eps. The only place that knows prediction types."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from diffrt.schedulers.grid import Node
-
-Prediction = Callable[[Node, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (at, x, m) -> (x0, eps)
 
 
 def predict(kind: str, at: Node, x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.grid import RESPACINGS, Grid, Node, noise_to_signal, spaced, time_of, vp_node_of_sigma
-from diffrt.schedulers.prediction import Prediction, predict
+from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
 from diffrt.schedulers.table import Rows, Threshold
 
@@ -138,15 +138,10 @@ class Solver(DiscreteTime):
     def _node(self, t: float, sigma: float) -> Node:
         return flow_node(t, sigma) if self.use_flow_sigmas else vp_node_of_sigma(t, sigma)
 
-    def predict(self, at: Node, x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return predict(self.prediction_type, at, x, m)
-
-    def predictions(
-        self, rows: Rows, at: Node, data: bool, shaped: bool, predict: Prediction | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def predictions(self, rows: Rows, at: Node, data: bool, shaped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(x0, what the table's y is of x and m, what the formula reads): x0 where `data`, else eps. A threshold
-        acts on x0; what it leaves says what eps is. Another `predict` than the scheduler's own is another network's."""
-        x0, eps = (predict or self.predict)(at, rows.x, rows.m)
+        acts on x0; what it leaves says what eps is."""
+        x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
         if data:
             return x0, x0, rows.y
         if shaped:

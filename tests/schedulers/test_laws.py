@@ -103,7 +103,7 @@ def transported(table: Table, kind: Kind, start: tuple[float, float]) -> np.ndar
     return slots[0]
 
 
-def is_random(grid: Grid, table: Table, kind: str) -> bool:
+def is_random(grid: Grid, table: Table, kind: Kind) -> bool:
     """Whether fresh noise reaches the end; a table may draw more of it, to stay in step with the reference."""
     return bool(np.any(transported(table, kind, (grid.at[0].alpha, grid.at[0].sigma))[2:]))
 

@@ -67,7 +67,7 @@ CASES = {
         refused=("timesteps and", "beyond the last"),
     ),
     "HeunDiscreteScheduler": Case(
-        steps=(1, 3, 5, 10, 20, 50),  # of 2, its own float32 is off by 2e-4 where m is x0
+        wide=("sample",),  # two steps are off by 2e-4
         options=({}, {}, custom_times),
         variants=[({}, 2), ({"use_karras_sigmas": True}, 2)],
     ),
