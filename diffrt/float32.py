@@ -20,7 +20,7 @@ COS_P = np.array([2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827
 HALF_PI = np.array([1.5703125, 4.837512969970703125e-4, 7.54978998989e-8], f32)
 
 
-def fma(a: F32, b: F32, c: F32) -> F32:
+def fma(a: F32, b: F32 | f32, c: F32 | f32) -> F32:
     """a*b + c as if rounded once: in float64 the product of two float32 is exact.
 
     The sum rounds twice, to float64 and to float32. For none of the 2^24 values that torch's CPU generator puts into

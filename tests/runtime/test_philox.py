@@ -1,4 +1,4 @@
-"""diffrt.philox against what others publish of Philox and of torch.randn on GPUs, and a thread by thread model of it."""
+"""diffrt.philox against what others publish of Philox and of torch.randn on GPUs, and a thread by thread model."""
 
 import math
 
@@ -78,7 +78,7 @@ def test_equals_what_an_a100_drew_beyond_its_threads():
 
 
 def one_by_one(seed: int, drawn: int, size: int, threads: int) -> tuple[np.ndarray, int]:
-    """A draw as torch's kernel makes it: every thread strides over the output. Returns also what has then been drawn."""
+    """A draw as torch's kernel makes it, every thread striding over the output; and how far the stream then is."""
     grid = min(threads // 256, -(-size // 256)) * 256
     z, rounds = np.zeros(size), (size - 1) // (grid * 4) + 1
     for thread in range(grid):
