@@ -58,8 +58,8 @@ def test_generate(generate, sd1_bundle, tmp_path):
 
 
 def test_guidance_and_noise_of_other_kinds(generate, sd1_bundle):
-    code, _, err = generate("-o", "a.png", "--seed", "7", "--steps", "3", "--rng", "philox", "--guidance-rescale", "0.5",
-                            "--guidance-interval", "0", "0.7")  # fmt: skip
+    code, _, err = generate("-o", "a.png", "--seed", "7", "--steps", "3", "--rng", "philox",
+                            "--guidance-rescale", "0.5", "--guidance-interval", "0", "0.7")  # fmt: skip
     assert (code, err) == (0, "")
     arguments = {"num_inference_steps": 3, "rng": "philox", "guidance_rescale": 0.5, "guidance_interval": [0.0, 0.7]}
     parameters = read_parameters("a.png")
