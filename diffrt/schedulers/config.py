@@ -29,11 +29,21 @@ KNOWN_KEYS = frozenset(
 LIMITS = {
     "num_train_timesteps": (1, math.inf),
     "steps_offset": (0, math.inf),
+    "original_inference_steps": (1, math.inf),
+    "shift": (1e-6, math.inf),
+    "shift_terminal": (0, 1 - 1e-6),
+    "s_noise": (0, math.inf),
+    "eta": (0, 1),
+    "sigma_data": (1e-6, math.inf),
+    "rho": (1e-6, math.inf),
     "clip_sample_range": (1e-6, math.inf),
     "dynamic_thresholding_ratio": (0, 1),
     "sample_max_value": (1e-6, math.inf),
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
+    "snr_shift_scale": (1e-6, math.inf),
+    "scaler": (1e-6, math.inf),
+    "s": (0, math.inf),
 }
 
 
@@ -44,9 +54,8 @@ def conflicts(scheduler: Any) -> Iterator[str]:
         value = values.get(key)
         if value is not None and not low <= value <= high:
             yield f"{key} = {value!r}, allowed: from {low:g} to {high:g}"
-    for key in ("use_flow_sigmas", "use_dynamic_shifting"):
-        if values.get(key):
-            yield f"{key} is not supported yet; set it to False"
+    if values.get("use_flow_sigmas"):
+        yield "use_flow_sigmas is not supported yet; set it to False"
     chosen = [key for key in RESPACINGS if values.get(key)]
     if len(chosen) > 1:
         yield f"{' and '.join(chosen)} exclude each other: keep one"

@@ -11,7 +11,6 @@ DPM = [
 ]
 
 CASES = {
-    "DDIMScheduler": Case(broken=lambda config, n, options: options["eta"] == 1),  # fault 11
     "PNDMScheduler": Case(
         variants=[({"skip_prk_steps": True}, 2), ({"skip_prk_steps": False}, 2)],  # its theorem 3.2
         transported=("epsilon",),  # it averages raw outputs, and v is not constant along the way
