@@ -14,10 +14,10 @@ from diffrt.brownian import row_noise
 from diffrt.components.denoiser import Denoiser
 from diffrt.denoise import Step, denoise, noised, start
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import Conditioned, guide
+from diffrt.guidance import Conditioned
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
-from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, partial_table
+from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, guided_model, partial_table
 
 
 def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -53,7 +53,7 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
     elif original is not None:
         settle = put_back(table, original, small, z)
 
-    guided = guide(model, *words.each(request))
+    guided = guided_model(model, words, request, table)
     x = start(table, z, original if request.strength < 1 else None)
     draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
     for step in denoise(table, guided, x, draw, parts.colours, settle):

@@ -5,10 +5,9 @@ from collections.abc import Generator
 from diffrt import noise
 from diffrt.brownian import row_noise
 from diffrt.denoise import Step, denoise, start
-from diffrt.guidance import guide
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.shared import Output, Parts, encode_words, finish
+from diffrt.tasks.shared import Output, Parts, encode_words, finish, guided_model
 
 
 def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -21,7 +20,7 @@ def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gener
     if z is None:
         z = noise.randn(streams, request.latent_shape)
 
-    model = guide(parts.denoiser, *words.each(request))
+    model = guided_model(parts.denoiser, words, request, table)
     x = start(table, z)
     draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
     for step in denoise(table, model, x, draw, parts.colours):
