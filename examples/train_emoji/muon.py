@@ -7,16 +7,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+POLAR = ((8.287212, -23.595887, 17.300387), (4.107059, -2.947850, 0.544843),
+         (3.948691, -2.908902, 0.551819), (3.318420, -2.488488, 0.510049))  # fmt: skip
+
 
 def orthogonalise(g: Tensor) -> Tensor:
-    """[m,n] -> roughly the nearest semi-orthogonal matrix, by five quintic Newton-Schulz steps."""
+    """[m,n] -> roughly the nearest semi-orthogonal matrix, by four quintic steps (Polar Express, Amsel et al. 2025)."""
     x = g.bfloat16() if g.is_cuda else g
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
+    x = x / (1.01 * x.norm() + 1e-7)
+    for first, third, fifth in POLAR:
         a = x @ x.T
-        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+        x = first * x + (third * a + fifth * a @ a) @ x
     return (x if wide else x.T).to(g.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Loss curves of both trainings, from work/vae.csv and work/unet.csv, drawn with Pillow: python plot.py [OUT.png]"""
+"""Loss curves of the trainings, from work/*.csv, drawn with Pillow: python plot.py [OUT.png]"""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def curve(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], x: np.ndarr
 
 
 def main() -> None:
-    image = Image.new("RGB", (900, 560), "white")
+    names = [name for name in ("vae", "grow", "unet") if (WORK / f"{name}.csv").exists()]
+    image = Image.new("RGB", (900, 20 + 270 * len(names)), "white")
     draw = ImageDraw.Draw(image)
-    for k, name in enumerate(("vae", "unet")):
+    for k, name in enumerate(names):
         with (WORK / f"{name}.csv").open() as file:
             rows = list(csv.DictReader(file))
         x, y = np.array([float(r["minutes"]) for r in rows]), np.array([float(r["loss"]) for r in rows])

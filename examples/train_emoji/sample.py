@@ -2,7 +2,7 @@
 
     python sample.py [-o sheet.png] [--steps 20] [--guidance 4] [PROMPT ...]
 
-DDIM (Song et al. 2020) with v-prediction and classifier-free guidance.
+The sampler is the checkpoint's own scheduler of diffrt, stepped by hand.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from common import OUT
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor
-from train_unet import Model, alphas_cumprod
+from train_unet import SCHEDULER, Model
 from transformers import CLIPTokenizer
 
+from diffrt.schedulers import from_config
 from exporters.models.vae import AutoencoderKL
 
 PROMPTS = ["a red apple", "a car", "a cat", "a dog", "a red heart", "a sunflower", "a slice of pizza", "an octopus",
-           "a guitar", "a rocket", "a house", "a frog",
+           "a guitar", "a rocket", "a house", "a frog", "a banana", "a rose", "an airplane", "a balloon",
+           "a flat emoji of a cat", "a flat red apple", "a flat rocket", "a flat guitar",
            "a blue apple", "a green car", "a purple cat", "a smiling face with sunglasses"]  # fmt: skip
 
 
 @torch.no_grad()
 def generate(prompts: list[str], steps: int, guidance: float, seed: int = 0) -> Tensor:
-    """-> u8 [B,64,64,3]."""
+    """-> u8 [B,H,W,3], with classifier-free guidance (Ho & Salimans 2022)."""
     model = Model().eval()
     model.unet.load_state_dict(load_file(OUT / "unet/diffusion_pytorch_model.safetensors"))
     text = load_file(OUT / "text_encoder/model.safetensors")
@@ -42,25 +44,25 @@ def generate(prompts: list[str], steps: int, guidance: float, seed: int = 0) -> 
     context = model.text(ids).last_hidden_state
     x = torch.stack(
         [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))]
-    )
-    acp, stride = alphas_cumprod(), 1000 // steps
-    for t in (torch.arange(steps - 1, -1, -1) * stride + 1).tolist():  # "leading" spacing, steps_offset 1
-        plain, asked = model.unet(torch.cat([x, x]), torch.full((2 * len(x),), float(t)), context).chunk(2)
-        v = plain + guidance * (asked - plain)
-        now, after = acp[t], acp[max(t - stride, 0)]
-        x0, eps = now.sqrt() * x - (1 - now).sqrt() * v, now.sqrt() * v + (1 - now).sqrt() * x
-        x = after.sqrt() * x0 + (1 - after).sqrt() * eps
-    return ((vae.decode(x).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
+    ).numpy()
+    stepper = from_config(SCHEDULER).stepper(steps)
+    for t in stepper.timesteps:
+        sample = torch.from_numpy(stepper.scale_model_input(x, t))
+        times = torch.full((2 * len(x),), float(t))
+        plain, asked = model.unet(torch.cat([sample, sample]), times, context).chunk(2)
+        x = stepper.step((plain + guidance * (asked - plain)).numpy(), t, x).prev_sample
+    return ((vae.decode(torch.from_numpy(x)).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
 
 
-def sheet(images: np.ndarray, labels: list[str], columns: int = 8, zoom: int = 2) -> Image.Image:
-    """u8 [B,64,64,3] and a line of text under each."""
-    cell, rows = 64 * zoom + 8, -(-len(labels) // columns)
+def sheet(images: np.ndarray, labels: list[str], columns: int = 8, zoom: int = 1) -> Image.Image:
+    """u8 [B,H,H,3] and a line of text under each."""
+    size = images.shape[1] * zoom
+    cell, rows = size + 8, -(-len(labels) // columns)
     page = Image.new("RGB", (columns * cell, rows * (cell + 14)), "white")
     draw = ImageDraw.Draw(page)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         x, y = i % columns * cell, i // columns * (cell + 14)
-        page.paste(Image.fromarray(image).resize((64 * zoom, 64 * zoom), Image.Resampling.BICUBIC), (x + 4, y + 4))
+        page.paste(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC), (x + 4, y + 4))
         draw.text((x + 6, y + cell), label[:24], fill="black")
     return page
 
@@ -69,7 +71,7 @@ if __name__ == "__main__":
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument("prompts", nargs="*", default=PROMPTS)
     args.add_argument("-o", "--output", default="sheet.png")
-    args.add_argument("--steps", type=int, default=20)
+    args.add_argument("--steps", type=int, default=12)
     args.add_argument("--guidance", type=float, default=4.0)
     args.add_argument("--seed", type=int, default=0)
     a = args.parse_args()

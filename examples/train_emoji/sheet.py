@@ -1,6 +1,8 @@
 """The 48-prompt contact sheet and the colour check, through diffrt alone (no PyTorch).
 
-    python sheet.py [-o sheet.png] [--model emoji]
+    python sheet.py --steps 20                        # sheet.png
+    python sheet.py --steps 4 -o sheet-4-steps.png
+    python sheet.py --edits -o edits.png              # image-to-image and inpainting
 
 Every prompt and seed is fixed; nothing is picked by hand. The last ten prompts name a colour: the dominant hue of the
 non-white pixels (mode of the saturation-weighted histogram) must fall in the range declared for that word.
@@ -28,6 +30,11 @@ HUES = {"red": (340, 15), "orange": (15, 38), "yellow": (38, 70), "green": (80, 
         "blue": (200, 250),         "purple": (250, 300), "pink": (300, 345)}  # degrees, from, to  # fmt: skip
 
 
+STRENGTHS = (0.5, 0.7, 0.8, 0.9)
+EDITS = [("a red apple", "a green apple", 0), ("a cat", "a purple cat", 8), ("a red car", "a green car", 38)]
+INPAINTS = [("a red apple", "a blue apple", 0, (0.5, 0, 1, 1)), ("a house", "a castle", 29, (0, 0, 1, 0.5))]
+
+
 def hue_of(picture: np.ndarray) -> float | None:
     """u8 [H,W,3] -> dominant hue in degrees of what is not the white background."""
     foreground = (picture.min(-1) < 235).astype(np.uint8) * 255
@@ -40,7 +47,7 @@ def matches(prompt: str, picture: np.ndarray) -> bool:
     return hue is not None and (low <= hue <= high if low < high else hue >= low or hue <= high)
 
 
-def page(images: list[Image.Image], labels: list[str], columns: int = 8, zoom: int = 2) -> Image.Image:
+def page(images: list[Image.Image], labels: list[str], columns: int = 8, zoom: int = 1) -> Image.Image:
     width, height = images[0].width * zoom + 12, images[0].height * zoom + 22
     out = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
     draw = ImageDraw.Draw(out)
@@ -56,18 +63,46 @@ def page(images: list[Image.Image], labels: list[str], columns: int = 8, zoom: i
     return out
 
 
+def edits(pipe) -> tuple[list[Image.Image], list[str]]:
+    """A picture and what becomes of it, row by row: image-to-image at four strengths, inpainting under a mask."""
+    images, labels = [], []
+    for first, then, seed in EDITS:
+        start = pipe(first, seed=seed).images[0]
+        images.append(start)
+        labels.append(first)
+        for strength in STRENGTHS:
+            images += pipe(then, image=start, strength=strength, seed=seed, num_inference_steps=20).images
+            labels.append(f"{then}, {strength}")
+    for first, then, seed, box in INPAINTS:
+        start = pipe(first, seed=seed).images[0]
+        mask = Image.new("L", start.size, 0)
+        mask.paste(255, tuple(round(c * start.width) for c in box))
+        shown = start.copy()
+        shown.paste("silver", mask=mask)
+        images += [start, shown]
+        labels += [first, "the mask"]
+        for k in range(len(STRENGTHS) - 1):
+            images += pipe(then, image=start, mask_image=mask, seed=seed + k, num_inference_steps=20).images
+            labels.append(f"{then}, seed {seed + k}")
+    return images, labels
+
+
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument("-o", "--output", default="sheet.png")
     args.add_argument("--model", default="emoji")
-    args.add_argument("--steps", type=int, default=20)
-    args.add_argument("--guidance", type=float, default=5.0)
+    args.add_argument("--steps", type=int, help="the model's own if left out")
+    args.add_argument("--guidance", type=float, help="the model's own if left out")
+    args.add_argument("--edits", action="store_true", help="draw the other sheet: pictures changed")
     options = args.parse_args()
 
     import diffrt
 
     prompts = PROMPTS + COLOURED
     pipe = diffrt.load(options.model)
+    if options.edits:
+        page(*edits(pipe), columns=1 + len(STRENGTHS)).save(options.output)
+        return
     images = pipe(
         prompt=prompts,
         seed=list(range(len(prompts))),

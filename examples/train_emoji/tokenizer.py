@@ -49,7 +49,7 @@ def learn(words: Counter[str], merges: int) -> list[tuple[str, str]]:
 def corpus() -> Counter[str]:
     """Words of every name, alias, keyword and colour, names counting most."""
     words: Counter[str] = Counter()
-    for p in load()[0]:
+    for p in (p for p in load()[0] if p.style == "3d"):  # the flat ones have the same words
         for text, count in [(p.name, 10), *((a, 10) for a in p.aliases), *((t, 1) for t in p.tags)]:
             for word in "".join(c if c.isalpha() and c.isascii() else " " for c in text.lower()).split():
                 words[word] += count

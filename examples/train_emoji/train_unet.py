@@ -1,6 +1,6 @@
 """Train the text encoder and the UNet together, from scratch, on cached latents.
 
-    python train_unet.py --minutes 50       # resumes from work/unet.pt; stop it at any time
+    python train_unet.py --steps 4000 --cool 800       # resumes from work/unet.pt; stop it at any time
 
 Needs work/emoji/vae and work/emoji/tokenizer. Latent diffusion (Rombach et al. 2022) with v-prediction (Salimans & Ho
 2022, section 4) and the min-SNR weight (Hang et al. 2023): v = alpha*eps - sigma*x0, weight min(snr, 5) / (snr + 1).
@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import signal
 import time
 
 import numpy as np
 import torch
 from common import OUT, WORK, Average, Log, autocast, device, save_atomic, write_model
-from data import Picture, caption, load, on_white
+from data import FLAT, Picture, caption, held_flat, load, on_white, paint
 from muon import optimizers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from train_vae import pictures, to_tensor
+from train_vae import to_tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffrt.schedulers import from_config
 from exporters.models.unet import UNet2DConditionModel
 from exporters.models.vae import AutoencoderKL
 
@@ -41,17 +42,19 @@ TEXT = {
     "bos_token_id": 2046, "eos_token_id": 2047, "pad_token_id": 2047,
 }  # fmt: skip
 SCHEDULER = {
-    "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+    "_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "prediction_type": "v_prediction",
+    "solver_order": 2, "algorithm_type": "dpmsolver++", "timestep_spacing": "trailing", "steps_offset": 1,
+    "clip_sample": False, "set_alpha_to_one": False,  # carried for DDIM, when classes are switched
 }  # fmt: skip
 INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "requires_safety_checker": False,
-    "feature_extractor": [None, None], "safety_checker": [None, None], "scheduler": ["diffusers", "DDIMScheduler"],
+    "feature_extractor": [None, None], "safety_checker": [None, None],
+    "scheduler": ["diffusers", SCHEDULER["_class_name"]],
     "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
 }  # fmt: skip
-BATCH, RATE, PAINTED, GAMMA = 64, 1.2e-3, 0.3, 5.0
+BATCH, RATE, PAINTED, GAMMA = 48, 1e-3, 0.28, 5.0
 
 
 class Model(nn.Module):
@@ -66,11 +69,6 @@ class Model(nn.Module):
         return self.unet(noisy, t, self.text(ids).last_hidden_state)
 
 
-def alphas_cumprod() -> Tensor:
-    betas = torch.linspace(SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(0).float()
-
-
 def encode_all() -> tuple[Tensor, Tensor, list[tuple[int, str | None]]]:
     """Every picture and painted variant: posterior mean and std (scaled) f16[K,4,16,16] and its (picture, colour).
 
@@ -80,14 +78,13 @@ def encode_all() -> tuple[Tensor, Tensor, list[tuple[int, str | None]]]:
     if not cache.exists():
         vae = AutoencoderKL(json.loads((OUT / "vae/config.json").read_text())).to(device).eval()
         vae.load_state_dict(load_file(OUT / "vae/diffusion_pytorch_model.safetensors"))
-        rgba = load()[1]
-        painted = np.load(WORK / "painted.npz")
-        rows = [(i, None) for i in range(len(rgba))] + [
-            (int(i), str(c)) for i, c in zip(painted["index"], painted["colour"], strict=True)
-        ]
-        x = np.concatenate([on_white(rgba), painted["rgb"]])
+        known, rgba, _ = load()
+        rows = [(i, c) for i, p in enumerate(known) for c in (None, *p.variants)]
+        parts = []
         with torch.no_grad(), autocast():
-            parts = [vae.encode(to_tensor(x[i : i + 128])) for i in range(0, len(x), 128)]
+            for k in range(0, len(rows), 64):
+                batch = [rgba[i] if c is None else paint(rgba[i], c) for i, c in rows[k : k + 64]]
+                parts.append(vae.encode(to_tensor(on_white(np.stack(batch)))))
         save_atomic(
             {
                 "mean": torch.cat([p[0] for p in parts]).half().cpu(),
@@ -101,13 +98,15 @@ def encode_all() -> tuple[Tensor, Tensor, list[tuple[int, str | None]]]:
 
 
 class Draw:
-    """Random (latent row, caption): a picture by its weight, painted in a random colour 30% of the time."""
+    """Random (latent row, caption): a picture by its weight, painted in a random colour PAINTED of the time."""
 
     def __init__(self, known: list[Picture], rows: list[tuple[int, str | None]], seed: int):
         self.known, self.rng = known, np.random.default_rng(seed)
         self.row = {pair: k for k, pair in enumerate(rows)}
-        weight = np.array([p.weight for p in known])
-        self.probability = weight / weight.sum()
+        weight, held = np.array([p.weight for p in known]), held_flat(known)
+        flat = np.array([p.style == "flat" for p in known])
+        self.probability = np.where(flat, FLAT * ~held * weight / weight[flat & ~held].sum(),
+                                    (1 - FLAT) * weight / weight[~flat].sum())  # fmt: skip
 
     def batch(self, size: int) -> tuple[list[int], list[str]]:
         rows, captions = [], []
@@ -154,16 +153,17 @@ def read(model: Model) -> None:
 
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    args.add_argument(
-        "--minutes", type=float, default=50, help="wall-clock length of the whole schedule, earlier runs included"
-    )
-    minutes = args.parse_args().minutes
-    pictures()
+    args.add_argument("--steps", type=int, default=4000, help="of all runs together")
+    args.add_argument("--cool", type=int, default=0, help="of these the last, in which the rate falls to nothing")
+    args.add_argument("--threads", type=int, help="of the processor")
+    options = args.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     mean, std, rows = encode_all()
     torch.manual_seed(0)
     model = Model().to(device)
     model.unet.to(memory_format=torch.channels_last)
-    average = Average(model, 0.998)
+    average = Average(model, 0.996)
     muon, adam = optimizers(model, RATE)
     step, spent, path = 0, 0.0, WORK / "unet.pt"
     if path.exists():
@@ -176,11 +176,8 @@ def main() -> None:
     elif (OUT / "unet").exists():  # the weights of from_bundle.py
         read(model)
         read(average.module)
-    tokenizer, draw, acp = (
-        CLIPTokenizer.from_pretrained(OUT / "tokenizer"),
-        Draw(load()[0], rows, step),
-        alphas_cumprod().to(device),
-    )
+    tokenizer, scheduler = CLIPTokenizer.from_pretrained(OUT / "tokenizer"), from_config(SCHEDULER)
+    draw = Draw(load()[0], rows, step)
     torch.manual_seed(step)
     for name, part in (("unet", model.unet), ("text encoder", model.text)):
         print(f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters", flush=True)
@@ -202,9 +199,10 @@ def main() -> None:
 
     last = saved = logged = time.time()
     total, count = 0.0, 0
-    while spent < minutes * 60:
-        done = min(1, spent / (minutes * 60))
-        rate = RATE * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+    while not stop and step < options.steps:
+        rate = RATE * min(1, (step + 1) / 200, (options.steps - step) / max(options.cool, 1))
         for group in muon.param_groups + adam.param_groups:
             group["lr"] = rate
         chosen, captions = draw.batch(BATCH)
@@ -215,19 +213,19 @@ def main() -> None:
             max_length=TEXT["max_position_embeddings"],
             return_tensors="pt",
         ).input_ids
-        centre, spread = mean[chosen].to(device).float(), std[chosen].to(device).float()
-        x0 = centre + spread * torch.randn_like(centre)
-        t = (
-            ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * 1000).long().clamp(max=999).to(device)
-        )  # stratified: less noise in the loss
-        alpha, sigma = acp[t].sqrt().view(-1, 1, 1, 1), (1 - acp[t]).sqrt().view(-1, 1, 1, 1)
-        noise = torch.randn_like(x0)
-        snr = acp[t] / (1 - acp[t])
+        centre, spread = mean[chosen].float(), std[chosen].float()
+        x0, noise = centre + spread * torch.randn_like(centre), torch.randn_like(centre)
+        # stratified: less noise in the loss
+        t = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * 1000).long().clamp(max=999).numpy()
+        noisy = torch.from_numpy(scheduler.add_noise(x0.numpy(), noise.numpy(), t)).to(device)
+        alpha, sigma = (torch.from_numpy(c).float() for c in scheduler.marginal(t))
+        snr = (alpha / sigma).square()
+        velocity = alpha.view(-1, 1, 1, 1) * noise - sigma.view(-1, 1, 1, 1) * x0
         with sdpa_kernel(SDPBackend.MATH):  # 64 positions: plain matrix products are a tenth faster on a CPU
             with autocast():
-                predicted = model(alpha * x0 + sigma * noise, t.float(), ids.to(device)).float()
-            error = (predicted - (alpha * noise - sigma * x0)).square().mean((1, 2, 3))
-            loss = (error * snr.clamp(max=GAMMA) / (snr + 1)).mean()
+                predicted = model(noisy, torch.from_numpy(t).float().to(device), ids.to(device)).float()
+            error = (predicted - velocity.to(device)).square().mean((1, 2, 3))
+            loss = (error * (snr.clamp(max=GAMMA) / (snr + 1)).to(device)).mean()
             model.zero_grad(set_to_none=True)
             loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -237,7 +235,7 @@ def main() -> None:
         step, total, count = step + 1, total + loss.item(), count + 1
         now = time.time()
         spent, last = spent + now - last, now
-        if step % 100 == 0:
+        if step % 50 == 0:
             log.row(step, spent / 60, total / count, rate, count * BATCH / (now - logged))
             logged, total, count = now, 0.0, 0
         if now - saved > 180:

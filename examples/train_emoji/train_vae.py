@@ -1,4 +1,4 @@
-"""Train the autoencoder: 64x64 pictures <-> 16x16x4 latents.
+"""Train the autoencoder: 64x64 pictures <-> 16x16x4 latents. grow_vae.py makes it one of 128x128.
 
 python train_vae.py --minutes 25        # resumes from work/vae.pt; stop it at any time
 """
@@ -12,9 +12,10 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import OUT, WORK, Average, Log, autocast, device, save_atomic, write_model
-from data import load, on_white, paint
+from common import WORK, Average, Log, autocast, device, save_atomic, write_model
+from data import held_out, load, on_white, paint
 from muon import optimizers
+from PIL import Image
 from torch import Tensor
 
 from exporters.models.vae import AutoencoderKL
@@ -25,24 +26,34 @@ CONFIG = {
     "block_out_channels": [32, 64, 96], "layers_per_block": 1, "norm_num_groups": 16, "act_fn": "silu",
     "scaling_factor": 1.0, "force_upcast": False,
 }  # fmt: skip
-BATCH, RATE, KL = 16, 2e-3, 1e-6
+BATCH, RATE, KL, PAINTED = 16, 2e-3, 1e-6, 0.6  # PAINTED: of the pictures that can be
 
 
-def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> train u8 [N,64,64,3], held-out u8 [M,64,64,3], every painted variant u8 [K,64,64,3].
+class Draw:
+    """Random pictures on white, mirrored half of the time and painted PAINTED of it; held-out ones are in `held`."""
 
-    Every twentieth captioned picture is held out, its painted variants too. Those are cached in work/painted.npz.
-    """
-    known, rgba, others = load()
-    cache = WORK / "painted.npz"
-    if not cache.exists():
-        rows = [(i, c, on_white(paint(rgba[i], c))) for i, p in enumerate(known) for c in p.variants]
-        np.savez(cache, index=[r[0] for r in rows], colour=[r[1] for r in rows], rgb=np.stack([r[2] for r in rows]))
-    painted = np.load(cache)
-    index, rgb = painted["index"], painted["rgb"]
-    held = np.arange(len(known)) % 20 == 7
-    base = on_white(rgba)
-    return np.concatenate([base[~held], on_white(others), rgb[~held[index]]]), base[held], rgb
+    def __init__(self, seed: int):
+        self.known, rgba, others = load()
+        self.rng, held = np.random.default_rng(seed), held_out(self.known)
+        self.held = on_white(rgba[held])
+        self.rgba = np.concatenate([rgba, others])
+        self.pool = np.flatnonzero(np.append(~held, np.ones(len(others), bool)))
+
+    def one(self) -> np.ndarray:
+        i = int(self.rng.choice(self.pool))
+        rgba = self.rgba[i]
+        if i < len(self.known) and self.known[i].variants and self.rng.random() < PAINTED:
+            rgba = paint(rgba, str(self.rng.choice(self.known[i].variants)))
+        return on_white(rgba[:, ::-1] if self.rng.random() < 0.5 else rgba)
+
+    def batch(self, size: int) -> np.ndarray:
+        """u8 [size,128,128,3]"""
+        return np.stack([self.one() for _ in range(size)])
+
+
+def halved(batch: np.ndarray) -> np.ndarray:
+    """u8 [B,128,128,3] -> u8 [B,64,64,3]."""
+    return np.stack([np.asarray(Image.fromarray(p).resize((64, 64), Image.Resampling.LANCZOS)) for p in batch])
 
 
 def to_tensor(batch: np.ndarray) -> Tensor:
@@ -50,34 +61,38 @@ def to_tensor(batch: np.ndarray) -> Tensor:
     return (torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
+def loss_of(error: Tensor) -> Tensor:
+    """L1 at three scales and of the finite differences (sharp edges), and a squared part."""
+    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    coarse = sum(F.avg_pool2d(error, k).abs().mean() for k in (2, 4))
+    return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges + 0.5 * coarse
+
+
 def loss_terms(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Reconstruction (L1 at three scales, and of the finite differences: sharp edges) and KL per picture."""
+    """Reconstruction and KL per picture."""
     with autocast():
         mean, logvar = model.moments(x).float().chunk(2, 1)
         logvar = logvar.clamp(-12, 4)
         y = model.decode_raw(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).float()
-    error = y - x
-    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    coarse = sum(F.avg_pool2d(error, k).abs().mean() for k in (2, 4))
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
-    return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges + 0.5 * coarse, kl
+    return loss_of(y - x), kl
 
 
 @torch.no_grad()
-def psnr(model: AutoencoderKL, held: np.ndarray) -> float:
+def psnr(vae: AutoencoderKL, held: np.ndarray) -> float:
     """Mean PSNR in dB over held-out pictures, decoding the posterior mean in fp32."""
     x = to_tensor(held)
-    y = torch.cat([model.decode_raw(model.moments(b).chunk(2, 1)[0]) for b in x.split(32)]).clamp(-1, 1)
+    y = torch.cat([vae.decode(vae.encode(b)[0]) for b in x.split(16)]).clamp(-1, 1)
     return float((-10 * torch.log10(((x - y) / 2).square().mean((1, 2, 3)))).mean())
 
 
 def finish(model: AutoencoderKL, sample: np.ndarray) -> float:
-    """Measure 1/std of the latents and write the vae folder."""
+    """Measure 1/std of the latents and write work/vae64."""
     with torch.no_grad():
         mean, logvar = torch.cat([model.moments(b) for b in to_tensor(sample).split(64)]).chunk(2, 1)
     scale = 1 / math.sqrt(float(mean.var() + logvar.exp().mean()))
     write_model(
-        OUT / "vae", "diffusion_pytorch_model", model.state_dict(), {**CONFIG, "scaling_factor": round(scale, 5)}
+        WORK / "vae64", "diffusion_pytorch_model", model.state_dict(), {**CONFIG, "scaling_factor": round(scale, 5)}
     )
     return scale
 
@@ -88,7 +103,6 @@ def main() -> None:
         "--minutes", type=float, default=25, help="wall-clock length of the whole schedule, earlier runs included"
     )
     minutes = args.parse_args().minutes
-    train, held, _ = pictures()
     torch.manual_seed(0)
     model = AutoencoderKL(CONFIG).to(device)
     average = Average(model, 0.998)
@@ -101,16 +115,16 @@ def main() -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         step, spent, average.updates = state["step"], state["spent"], state["step"]
-    print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(train):,} pictures, {len(held)} held out",
-        flush=True,
-    )
-    log, rng, last, saved = (
-        Log("vae.csv", ["step", "minutes", "loss", "kl", "psnr_db", "pictures_per_s"]),
-        np.random.default_rng(step),
-        time.time(),
-        time.time(),
-    )
+    draw = Draw(step)
+    held = halved(draw.held)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(held)} pictures held out", flush=True)
+    log = Log("vae.csv", ["step", "minutes", "loss", "kl", "psnr_db", "pictures_per_s"])
+    last = saved = time.time()
+
+    def save() -> None:
+        save_atomic({"model": model.state_dict(), "average": average.module.state_dict(), "muon": muon.state_dict(),
+                     "adam": adam.state_dict(), "step": step, "spent": spent}, path)  # fmt: skip
+
     total, count = torch.zeros(2, device=device), 0
     while spent < minutes * 60:
         rate = (
@@ -120,10 +134,7 @@ def main() -> None:
         )
         for group in muon.param_groups + adam.param_groups:
             group["lr"] = rate
-        batch = train[rng.integers(len(train), size=BATCH)]
-        if rng.random() < 0.5:
-            batch = batch[:, :, ::-1].copy()
-        recon, kl = loss_terms(model, to_tensor(batch))
+        recon, kl = loss_terms(model, to_tensor(halved(draw.batch(BATCH))))
         model.zero_grad(set_to_none=True)
         (recon + KL * kl).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -140,30 +151,10 @@ def main() -> None:
             total, count = torch.zeros(2, device=device), 0
             last = time.time()
         if now - saved > 120:
-            save_atomic(
-                {
-                    "model": model.state_dict(),
-                    "average": average.module.state_dict(),
-                    "muon": muon.state_dict(),
-                    "adam": adam.state_dict(),
-                    "step": step,
-                    "spent": spent,
-                },
-                path,
-            )
+            save()
             saved = now
-    save_atomic(
-        {
-            "model": model.state_dict(),
-            "average": average.module.state_dict(),
-            "muon": muon.state_dict(),
-            "adam": adam.state_dict(),
-            "step": step,
-            "spent": spent,
-        },
-        path,
-    )
-    print("scaling_factor", finish(average.module, train[:512]), "psnr", psnr(average.module, held))
+    save()
+    print("scaling_factor", finish(average.module, halved(draw.batch(512))), "psnr", psnr(average.module, held))
 
 
 if __name__ == "__main__":
