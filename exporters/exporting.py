@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from diffrt import __version__, schedulers
 from diffrt.components.tokenizer import END, Tokenizer
+from diffrt.configs import fits, spelled
 from diffrt.errors import BundleError, CheckpointError, InvalidArgument, nearest
 from diffrt.hub import PAGES, is_id
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling, Variant
@@ -25,7 +26,6 @@ from .files import Say, building, file_entries, link, publish
 from .halves import halve
 from .hub import find
 from .lowering import CHOICES, lower
-from .models.config import fits, spelled
 from .precision import Size, widen_overflows
 from .sources import Source, opened
 from .spec import Component
