@@ -3,7 +3,7 @@ traced and the JAX functions are both built from. A key or a value that is not i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from diffrt.configs import per_block, read_config
@@ -133,3 +133,28 @@ class VAEConfig:
 VAE_ONLY: dict[str, tuple] = {
     "act_fn": ("silu",), "latents_mean": (None,), "latents_std": (None,), "mid_block_add_attention": (True,),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Of transformers' CLIPTextModel, what its numbers depend on; it has many more keys."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int = 77
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "TextConfig":
+        known = {f.name for f in fields(cls)}
+        return read_config(cls, {key: value for key, value in config.items() if key in known}, {})
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise CheckpointError(
+                f"hidden_size = {self.hidden_size} is not a multiple of {self.num_attention_heads} attention heads"
+            )

@@ -13,7 +13,6 @@ from diffrt.model_configs import VAEConfig
 
 from .layers import Attention, Downsample2D, ResnetBlock2D, Upsample2D
 
-
 EPS = 1e-6  # of every norm in the autoencoder
 
 
