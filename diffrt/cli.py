@@ -71,7 +71,13 @@ def cli(context: click.Context) -> None:
 @click.option("--mask", metavar="FILE", help="With --image: paint only where this picture is white.")
 @click.option("-n", "--count", default=1, show_default=True, help="How many: a.png becomes a-0.png, a-1.png ...")
 @click.option("--seed", type=int, help="Picture i is drawn from seed + i; without one, at random.")
-@click.option("--rng", default="torch-cpu", show_default=True, help="The noise; torch-cpu is that of diffusers.")
+@click.option(
+    "--rng",
+    default="torch-cpu",
+    show_default=True,
+    metavar="NAME",
+    help="Noise of torch-cpu or philox, torch's on CUDA.",
+)
 @click.option("--steps", type=int, help="Denoising steps: more is slower and finer.")
 @click.option("--guidance", type=float, help="How closely to follow the prompt; 1 is unguided, and twice as fast.")
 @click.option("--negative", metavar="TEXT", help="What to keep out of the picture.")

@@ -7,9 +7,11 @@
   elements works in float32 on blocks of 16 words, 24 bits each: 8 u1, then 8 u2; when the size is no multiple
   of 16, the last 16 elements are drawn anew. A smaller draw works in float64 on pairs, 53 bits each, and an
   unused sine waits for the next small draw.
-- Functions: logf, sinf and cosf of the Cephes library (Moshier 1992) with fused multiply-adds, as in torch's
-  kernel for x86 with AVX2 (which AVX-512 machines run too): equal to it bit for bit. torch's kernel for other
-  processors calls the C library instead and differs by up to 2.1e-6; small draws are float64 on all.
+- Functions: those of diffrt/float32.py, as in torch's kernel for x86 with AVX2 (which AVX-512 machines run too):
+  equal to it bit for bit. torch's kernel for other processors calls the C library instead and differs by up to
+  2.1e-6; small draws are float64 on all.
+
+`philox` draws what it does from torch.Generator("cuda"): see diffrt/philox.py.
 """
 
 import math
@@ -21,59 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffrt.errors import InvalidArgument, nearest
-
-f32 = np.float32
-F32 = NDArray[np.float32]
-
-# logf: ln(1+x) = x - x^2/2 + x^3 P(x); ln 2 = LN2_HIGH + LN2_LOW, LN2_HIGH times an exponent is exact.
-LOG_P = np.array(
-    [7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
-     -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1], f32)  # fmt: skip
-LN2_HIGH, LN2_LOW = f32(0.693359375), f32(-2.12194440e-4)
-# sinf, cosf: sin x = x + x^3 S(x^2), cos x = 1 - x^2/2 + x^4 C(x^2); pi/2 = the sum of HALF_PI.
-SIN_P = np.array([-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1], f32)
-COS_P = np.array([2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2], f32)
-HALF_PI = np.array([1.5703125, 4.837512969970703125e-4, 7.54978998989e-8], f32)
-
-
-def _fma(a: F32, b: F32, c: F32) -> F32:
-    """a*b + c as if rounded once: in float64 the product of two float32 is exact.
-
-    The sum rounds twice, to float64 and to float32. For none of the 2^24 values of u1 and of u2 does that
-    change a bit: each was compared with a true fused multiply-add.
-    """
-    return (np.multiply(a, b, dtype=np.float64) + c).astype(f32)
-
-
-def _horner(coefficients: F32, x: F32) -> F32:
-    y = coefficients[0]
-    for c in coefficients[1:]:
-        y = _fma(y, x, c)
-    return y
-
-
-def _log(u: F32) -> F32:
-    """ln u, 0 < u <= 1."""
-    mantissa, exponent = np.frexp(u)
-    low = mantissa < f32(math.sqrt(0.5))  # bring 1 + x into [sqrt(1/2), sqrt(2))
-    x = np.where(low, mantissa + mantissa, mantissa) - f32(1)
-    e = (exponent - low).astype(f32)
-    z = x * x
-    y = _fma(_horner(LOG_P, x) * x, z, e * LN2_LOW) - z * f32(0.5)
-    return (x + y) + e * LN2_HIGH
-
-
-def _cos_sin(theta: F32) -> tuple[F32, F32]:
-    """cos and sin of 0 <= theta <= 2 pi: both polynomials on [-pi/4, pi/4], swapped and signed by quarter."""
-    quarter = ((theta * f32(4 / math.pi)).astype(np.int32) + 1) >> 1
-    q = quarter.astype(f32)
-    x = _fma(q, -HALF_PI[2], (theta - q * HALF_PI[0]) - q * HALF_PI[1])
-    z = x * x
-    cos = _fma(_horner(COS_P, z) * z, z, z * f32(-0.5)) + f32(1)
-    sin = _fma(_horner(SIN_P, z) * z, x, x)
-    odd = (quarter & 1).astype(bool)
-    cos, sin = np.where(odd, sin, cos), np.where(odd, cos, sin)
-    return np.where((quarter + 1) & 2, -cos, cos), np.where(quarter & 2, -sin, sin)
+from diffrt.float32 import F32, cos_sin, f32, log
+from diffrt.philox import Philox
 
 
 class Stream(Protocol):
@@ -104,8 +55,8 @@ class TorchCPU:
         words = self._draw(size + 16 if rest else size)
         words = np.concatenate([words[: size - rest], words[size:]])  # whole blocks, then the one drawn anew
         u = (words & 0xFFFFFF).astype(f32).reshape(-1, 2, 8) * f32(2**-24)
-        radius = np.sqrt(f32(-2) * _log(f32(1) - u[:, 0]))
-        cos, sin = _cos_sin(f32(2 * math.pi) * u[:, 1])
+        radius = np.sqrt(f32(-2) * log(f32(1) - u[:, 0]))
+        cos, sin = cos_sin(f32(2 * math.pi) * u[:, 1])
         z = np.stack([radius * cos, radius * sin], axis=1).ravel() + f32(0)  # no -0, as in torch
         return np.concatenate([z[: size - 16], z[-16:]]) if rest else z
 
@@ -120,7 +71,10 @@ class TorchCPU:
         return radius * math.cos(theta)
 
 
-RNGS: dict[str, Callable[[int], Stream]] = {"torch-cpu": TorchCPU}
+RNGS: dict[str, Callable[[int], Stream]] = {
+    "torch-cpu": TorchCPU,
+    "philox": lambda seed: Philox(checked_seed(seed)),
+}
 
 
 def checked_seed(seed: object) -> int:

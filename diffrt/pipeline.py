@@ -141,7 +141,7 @@ class Pipeline:
         guidance_scale          1 or below: no guidance, and half the work
         num_images_per_prompt   pictures of one prompt lie side by side in the output
         seed                    an int gives picture i the seed+i, a list gives one each, None draws one at random
-        rng                     "torch-cpu": the noise of torch.Generator("cpu")
+        rng                     "torch-cpu": the noise of torch.Generator("cpu"); "philox": of torch.Generator("cuda")
         eta                     DDIM's share of fresh noise, from 0 to 1
         latents                 [B,C,h,w] f32 initial noise of unit variance, in place of the seed's
         output_type             "pil", "np" (f32 in [0,1]) or "latent" (not decoded)

@@ -101,16 +101,21 @@ class Table:
     def _columns(self) -> list[str]:
         return [*COLUMNS, *(name for name in OPTIONAL if getattr(self, name) is not None)]
 
-    @cached_property
-    def programs(self) -> list[list[list[tuple[int, float]]]]:
-        """Per row and slot, what its next value is the sum of: (term, weight) over [slots; y; m; z]. y is there only
-        where it is shaped; else it is taken apart into x and m, which saves a pass and the digits that cancel."""
+    @property
+    def folded(self) -> np.ndarray:  # [E, S, S + 3]
+        """W as it is run: y stays only where it is shaped; else it is taken apart into x and m, which saves a pass and
+        the digits that cancel."""
         W = self.W.copy()
         if self.clip is None and self.threshold is None:
             W[:, :, 0] += W[:, :, -3] * self.p[:, None]
             W[:, :, -2] += W[:, :, -3] * self.q[:, None]
             W[:, :, -3] = 0
-        return [[[(int(j), float(w[j])) for j in np.flatnonzero(w)] for w in row] for row in W]
+        return W
+
+    @cached_property
+    def programs(self) -> list[list[list[tuple[int, float]]]]:
+        """Per row and slot, what its next value is the sum of: (term, weight) over [slots; y; m; z]."""
+        return [[[(int(j), float(w[j])) for j in np.flatnonzero(w)] for w in row] for row in self.folded]
 
     def __str__(self) -> str:
         terms = (*self.slots, "y", "m", "z")

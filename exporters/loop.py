@@ -1,0 +1,151 @@
+"""The ONNX interpreter of tables (see diffrt/schedulers/table.py): one Scan whose body runs a model and one row.
+
+The table's arrays are inputs, as diffrt.schedulers.arrays gives them: any scheduler and number of steps runs through
+the one graph. The model's weights are in the body itself: ONNX Runtime packs those for its convolutions, and does not
+pack weights that a body takes from around it.
+
+    slots     [S,B,...] f32   x first; the others start at 0
+    t, c_in, p, q [E], W [E,S,S+3], clip [] f32
+    z         [E,B,...] f32   the unit noise of every row, 0 where it is not noisy
+    threshold [2] f32         only of a graph made with threshold=True
+    calls     [E] bool        only of a graph made with a spread, log_std [E,2] f32 with "range"
+    -> slots after all rows
+
+Every row calls the model, also one that does not read its output (a Table's `calls`).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
+
+from diffrt.errors import ExportError
+
+FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
+
+
+def loop(model: ir.Model, threshold: bool = False, spread: Literal["variance", "range"] | None = None) -> ir.Model:
+    """The loop around a model, which is used up. Its inputs are x [B,...] and the time [B], both float32, and any
+    others, which become inputs of the loop; its output is m. `threshold`, `spread`: as in the tables to be run."""
+    graph = model.graph
+    x, t, *others = graph.inputs
+    if x.shape is None or t.shape is None or len(t.shape) != 1 or len(graph.outputs) != 1:
+        raise ExportError("a model in a loop takes x and t [B] and gives one output: declare their shapes")
+    latents = list(x.shape)
+    slots = value("slots", FLOAT, ["slots", *latents])
+    columns = {
+        "t": value("t", FLOAT, []),
+        "c_in": value("c_in", FLOAT, []),
+        "p": value("p", FLOAT, []),
+        "q": value("q", FLOAT, []),
+        "W": value("W", FLOAT, ["slots", "terms"]),
+        "z": value("z", FLOAT, latents),
+    }
+    if spread is not None:
+        columns["calls"] = value("calls", BOOL, [])
+    if spread == "range":
+        columns["log_std"] = value("log_std", FLOAT, [2])
+    clip = value("clip", FLOAT, [])
+    fixed = [clip, value("threshold", FLOAT, [2])] if threshold else [clip]
+    body = Body(model, slots, columns)
+    body.run(x, t, fixed, spread)
+
+    state = value("slots", FLOAT, ["slots", *latents])
+    stacked = [value(name, column.dtype, ["rows", *column.shape]) for name, column in columns.items()]  # type: ignore[misc]
+    after = value("slots_after", FLOAT, ["slots", *latents])
+    scan = ir.node("Scan", [state, *stacked], {"body": body.graph, "num_scan_inputs": len(stacked)}, outputs=[after])
+    result = ir.Graph(
+        [state, *stacked, *fixed, *others],
+        [after],
+        nodes=[scan],
+        opset_imports=graph.opset_imports.copy(),
+        name="loop",
+    )
+    looped = ir.Model(result, ir_version=model.ir_version)
+    NameFixPass()(looped)  # the model may have used our names
+    return looped
+
+
+def value(name: str, dtype: ir.DataType | None, shape: Sequence[int | str | ir.SymbolicDim]) -> ir.Value:
+    assert dtype is not None
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+
+
+class Body:
+    """The body of the Scan: the model's nodes and weights, and one row around them."""
+
+    def __init__(self, model: ir.Model, slots: ir.Value, columns: dict[str, ir.Value]) -> None:
+        graph = model.graph
+        self.model_output = graph.outputs[0]
+        nodes, weights = list(graph), list(graph.initializers.values())
+        for part in (graph.inputs, graph.outputs, graph.initializers):
+            part.clear()
+        graph.remove(nodes)
+        self.slots, self.columns = slots, columns
+        self.model_nodes = nodes
+        self.graph = ir.Graph([slots, *columns.values()], [], nodes=[], initializers=weights, name="row")
+
+    def run(self, x: ir.Value, t: ir.Value, fixed: Sequence[ir.Value], spread: str | None) -> None:
+        """[slots; y; m; z] -> slots."""
+        row = self.columns
+        now = self.do("Gather", self.slots, np.array(0), axis=0)
+        batch = self.do("Shape", now, end=1)
+        x.replace_all_uses_with(self.do("Mul", now, row["c_in"]))
+        t.replace_all_uses_with(self.do("Expand", row["t"], batch))
+        self.graph.extend(self.model_nodes)
+        m, z = self.model_output, row["z"]
+        if spread is not None:
+            m, v = self.do("Split", m, axis=1, num_outputs=2, outputs=2)
+            z = self.do("Mul", z, self.do("Where", row["calls"], self.width(v, spread), np.float32(1)))
+        y = self.do("Add", self.do("Mul", now, row["p"]), self.do("Mul", m, row["q"]))
+        y = self.do("Clip", y, self.do("Neg", fixed[0]), fixed[0])
+        if len(fixed) > 1:
+            y = self.thresholded(y, fixed[1], len(x.shape or ()))
+        terms = self.do("Concat", self.slots, *(self.do("Unsqueeze", each, ints(0)) for each in (y, m, z)), axis=0)
+        flat = self.do("MatMul", row["W"], self.do("Reshape", terms, ints(0, -1)))
+        after = self.do("Reshape", flat, self.do("Shape", self.slots))
+        after.name, after.type, after.shape = "slots_next", self.slots.type, self.slots.shape
+        self.graph.outputs.append(after)
+
+    def width(self, v: ir.Value, spread: str) -> ir.Value:
+        """By how much the network says that z is widened."""
+        if spread == "variance":
+            return self.do("Sqrt", v)
+        low, high = (self.do("Gather", self.columns["log_std"], np.array(i)) for i in (0, 1))
+        share = self.do("Div", self.do("Add", v, np.float32(1)), np.float32(2))
+        return self.do("Exp", self.do("Add", low, self.do("Mul", share, self.do("Sub", high, low))))
+
+    def thresholded(self, y: ir.Value, threshold: ir.Value, rank: int) -> ir.Value:
+        """Dynamic thresholding: the quantile lies between two of the sorted magnitudes of one image."""
+        quantile, limit = (self.do("Gather", threshold, np.array(i)) for i in (0, 1))
+        magnitudes = self.do("Reshape", self.do("Abs", y), ints(0, -1))
+        count = self.do("Shape", magnitudes, start=1)
+        ascending, _ = self.do("TopK", magnitudes, count, largest=0, outputs=2)
+        last = self.do("Sub", self.do("Squeeze", count, ints(0)), np.array(1))
+        position = self.do("Mul", quantile, self.do("Cast", last, to=FLOAT))
+        below = self.do("Floor", position)
+        lower = self.do("Cast", below, to=INT64)
+        upper = self.do("Min", self.do("Add", lower, np.array(1)), last)
+        a, b = (self.do("Gather", ascending, index, axis=1) for index in (lower, upper))
+        s = self.do("Add", a, self.do("Mul", self.do("Sub", b, a), self.do("Sub", position, below)))
+        s = self.do("Min", self.do("Max", s, np.float32(1)), limit)
+        s = self.do("Unsqueeze", s, ints(*range(1, rank)))
+        return self.do("Div", self.do("Min", self.do("Max", y, self.do("Neg", s)), s), s)
+
+    def do(self, op: str, *inputs, outputs: int = 1, **attributes):
+        """Append a node; arrays among its inputs become constants."""
+        values = [i if isinstance(i, ir.Value) else self.constant(np.asarray(i)) for i in inputs]
+        node = ir.node(op, values, attributes, num_outputs=outputs)
+        self.graph.append(node)
+        return node.outputs[0] if outputs == 1 else node.outputs
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        node = ir.node("Constant", [], {"value": ir.tensor(array)})
+        self.graph.append(node)
+        return node.outputs[0]
+
+
+def ints(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
