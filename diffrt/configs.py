@@ -19,7 +19,7 @@ def read_config(record: type[T], config: Mapping[str, Any], only: Mapping[str, t
     ``only`` lists keys that exist in diffusers but are implemented for the given values alone; they need no field.
     Keys beginning with ``_`` are metadata. Raises CheckpointError naming the key, what it holds and what is allowed.
     """
-    fields = {f.name: f.type for f in dataclasses.fields(record)}
+    fields = {f.name: f.type for f in dataclasses.fields(record)}  # type: ignore[arg-type]
     values = {}
     for key, value in config.items():
         if key.startswith("_"):

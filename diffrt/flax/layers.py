@@ -1,11 +1,11 @@
 """Layers as functions of parameters: f(p, name, x, ...), pixels last but one, [B,H,W,C].
 
-`p` gives a parameter by the name and the shape that the layer wants it in: see parameters.py. Weights lie as the
-checkpoint has them, [out,in] and [out,in,kh,kw]; the compiler chooses its own layout, so nothing is transposed here.
-Norms and the softmax are computed in float32 whatever the dtype.
+`p` gives a parameter by the name and the shape that the layer wants it in: see parameters.py. Weights are [out,in], as
+in the checkpoint, and [kh,kw,in,out]. Norms and the softmax are computed in float32 whatever the dtype.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ def conv(
     p: Parameters, name: str, x: Array, out: int, kernel: int = 3, stride: int = 1, pad: tuple[int, int] = (1, 1)
 ) -> Array:  # [B,H,W,in] -> [B,H/stride,W/stride,out]
     """`pad` is that before and after both axes."""
-    weight = p(f"{name}.weight", (out, x.shape[-1], kernel, kernel))
-    y = lax.conv_general_dilated(x, weight, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "OIHW", "NHWC"))
+    weight = p(f"{name}.weight", (kernel, kernel, x.shape[-1], out))
+    y = lax.conv_general_dilated(x, weight, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return y + p(f"{name}.bias", (out,))
 
 
@@ -73,7 +73,7 @@ def resnet(p: Parameters, name: str, x: Array, out: int, groups: int, eps: float
     return h + (conv_1x1(p, f"{name}.conv_shortcut", x, out) if x.shape[-1] != out else x)
 
 
-def upsample(p: Parameters, name: str, x: Array, size: tuple[int, int]) -> Array:
+def upsample(p: Parameters, name: str, x: Array, size: Sequence[int]) -> Array:
     """To the nearest pixel of a larger picture, then a convolution."""
     for axis, (old, new) in enumerate(zip(x.shape[1:3], size, strict=True), start=1):
         if new == 2 * old:

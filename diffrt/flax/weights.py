@@ -24,7 +24,10 @@ Place = Callable[[str, NDArray[Any]], Array]  # (name, values) -> the same on it
 def load(folder: Path, shapes: Mapping[str, Shape], dtype: Any, place: Place) -> dict[str, Array]:
     """The tensors of these names and shapes. CheckpointError lists all that do not fit: before any is read."""
     tensors = fitting(folder, open_headers(folder), shapes)
-    return {name: place(name, read(file, entry).astype(dtype)) for name, (file, entry) in tensors.items()}
+    return {
+        name: place(name, np.ascontiguousarray(read(file, entry).astype(dtype)))
+        for name, (file, entry) in tensors.items()
+    }
 
 
 def on_default_device(name: str, values: NDArray[Any]) -> Array:
@@ -53,12 +56,12 @@ def fitting(folder: Path, stored: Tensors, shapes: Mapping[str, Shape]) -> Tenso
         "missing": [name for name, there in found.items() if there is None],
         "unexpected": [n for n in stored if n not in used and n.rpartition(".")[2] not in HARMLESS],
         "of another shape": [
-            f"{name} {list(stored[there][1].shape)} for {list(shapes[name])}"
+            f"{name} {list(stored[there][1].shape)} for {list(as_stored(shapes[name]))}"
             for name, there in found.items()
-            if there and stored[there][1].shape != shapes[name]
+            if there and stored[there][1].shape != as_stored(shapes[name])
         ],
         "of another dtype": [
-            f"{there} {stored[there][1].dtype}" for there in found.values() if there and stored[there][1].dtype not in DTYPES
+            f"{n} {stored[n][1].dtype}" for n in found.values() if n and stored[n][1].dtype not in DTYPES
         ],
     }
     if any(wrong.values()):
@@ -67,10 +70,16 @@ def fitting(folder: Path, stored: Tensors, shapes: Mapping[str, Shape]) -> Tenso
     return {name: stored[there] for name, there in found.items() if there}
 
 
+def as_stored(shape: Shape) -> Shape:
+    """A checkpoint's convolutions are [out,in,kh,kw], here they are [kh,kw,in,out]: for the former XLA's CPU backend takes
+    17 times as long inside a loop."""
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
+
+
 def read(file: Path, entry: TensorEntry) -> NDArray[Any]:
     """A view of the file; only what is used of it is read."""
-    data = np.memmap(file, np.uint8, "r", entry.offset, (entry.length,))
-    return data.view(DTYPES[entry.dtype]).reshape(entry.shape)
+    data = np.memmap(file, np.uint8, "r", entry.offset, (entry.length,)).view(DTYPES[entry.dtype])
+    return data.reshape(entry.shape).transpose(2, 3, 1, 0) if len(entry.shape) == 4 else data.reshape(entry.shape)
 
 
 def _listed(names: list[str]) -> str:

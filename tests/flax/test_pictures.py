@@ -1,0 +1,123 @@
+"""Whole pictures: JAX's loop against ONNX Runtime's, from the same latents, within one level of 255."""
+
+import jax
+import numpy as np
+import pytest
+
+import diffrt.flax
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers import from_config
+
+FIVE = ["PNDM", "DDIM", "LMSDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep"]
+PROMPT = ["a red apple", "the tree"]
+
+
+@pytest.fixture
+def compiled():
+    """The seconds of every compilation there was."""
+    seconds = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seconds
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def pictures(out):
+    return np.stack([np.asarray(image, np.int16) for image in out.images])
+
+
+def same(pipes, prompt="a red apple", scheduler=None, **arguments):
+    """The pictures of both, which must be equal; those of JAX."""
+    drawn = []
+    for pipe in pipes:
+        own = pipe.scheduler
+        pipe.scheduler = from_config(own.config, scheduler)
+        try:
+            drawn.append(pipe(prompt, rng="philox", **arguments))
+        finally:
+            pipe.scheduler = own
+    got, expected = map(pictures, drawn)
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= 1
+    return got
+
+
+@pytest.mark.parametrize("scheduler", FIVE)
+def test_text_to_image(pipes, latents, scheduler):
+    same(pipes("sd1"), scheduler=scheduler, latents=latents, num_inference_steps=4, seed=3)
+
+
+def test_v_prediction(pipes, latents):
+    same(pipes("sd2"), latents=latents, num_inference_steps=4, negative_prompt="red")
+
+
+@pytest.mark.parametrize("scheduler", FIVE)
+def test_image_to_image(pipes, photo, scheduler):
+    got = same(pipes("sd1"), scheduler=scheduler, image=photo[0], strength=0.6, num_inference_steps=5, seed=3)
+    assert got.std() > 1
+
+
+def test_no_step_at_all(pipes, photo):
+    same(pipes("sd1"), image=photo[0], strength=0.1, num_inference_steps=5, seed=3)
+
+
+@pytest.mark.parametrize("scheduler", FIVE)
+def test_inpaint_by_putting_back(pipes, photo, scheduler):
+    image, mask = photo
+    same(pipes("sd1"), scheduler=scheduler, image=image, mask_image=mask, num_inference_steps=4, seed=3)
+
+
+@pytest.mark.parametrize("scheduler", FIVE)
+def test_inpaint_with_nine_channels(pipes, photo, scheduler):
+    image, mask = photo
+    strength = 0.7 if scheduler == "PNDM" else 1
+    same(
+        pipes("inpaint"), scheduler=scheduler, image=image, mask_image=mask, strength=strength, num_inference_steps=4,
+        seed=3,
+    )  # fmt: skip
+
+
+def test_nothing_is_compiled_anew(pipes, latents, compiled):
+    pipe, _ = pipes("sd1")
+    pipe("a red apple", latents=latents, num_inference_steps=4)
+    compiled.clear()
+    pipe("another prompt", latents=latents, num_inference_steps=4, guidance_scale=3.5, negative_prompt="dark")
+    pipe("a red apple", latents=latents, num_inference_steps=7)
+    pipe.scheduler = from_config(pipe.scheduler.config, "EulerAncestralDiscrete")
+    pipe("a red apple", latents=latents, num_inference_steps=5)
+    pipe.scheduler = from_config(pipe.scheduler.config, "PNDM")
+    assert compiled == []
+
+
+def test_segments(pipes, latents, compiled):
+    """Of two steps and the rest: the same picture, latents on the way as ONNX Runtime's, one program for all."""
+    pipe, other = pipes("sd1")
+    arguments = {"latents": latents, "num_inference_steps": 5}
+    stream = pipe.stream("a red apple", every=2, **arguments)
+    steps = [next(stream)]
+    compiled.clear()
+    steps += list(stream)
+    assert compiled == [] or max(compiled) < 0.5  # no network
+    expected = list(other.stream("a red apple", **arguments))
+    assert [step.index for step in steps] == [1, 3, 4]
+    for step in steps:
+        beside = expected[step.index]
+        assert step.timestep == beside.timestep
+        assert np.abs(step.latents - beside.latents).max() < 1e-4
+        assert np.abs(step.denoised - beside.denoised).max() < 1e-3
+    assert (pictures(stream.result()) == pictures(pipe("a red apple", **arguments))).all()
+    stream = pipe.stream("a red apple", every=1, **arguments)
+    with pytest.raises(InvalidArgument, match="every is 0"):
+        pipe.stream("a", every=0)
+    stream.close()
+
+
+@pytest.mark.slow
+def test_the_default_model():
+    arguments = {"seed": 7, "num_inference_steps": 20, "rng": "philox"}
+    got, expected = (pictures(load("emoji")("a red apple", **arguments)) for load in (diffrt.flax.load, diffrt.load))
+    assert np.abs(got - expected).max() <= 2
