@@ -7,6 +7,17 @@ try:
 except ModuleNotFoundError as error:
     raise DiffrtError(f"diffrt.flax needs {error.name}: pip install 'diffrt[flax]'") from None
 
+from diffrt.flax.classic import (
+    FlaxStableDiffusionImg2ImgPipeline,
+    FlaxStableDiffusionInpaintPipeline,
+    FlaxStableDiffusionPipeline,
+)
 from diffrt.flax.pipeline import Pipeline, load
 
-__all__ = ["Pipeline", "load"]
+__all__ = [
+    "FlaxStableDiffusionImg2ImgPipeline",
+    "FlaxStableDiffusionInpaintPipeline",
+    "FlaxStableDiffusionPipeline",
+    "Pipeline",
+    "load",
+]

@@ -14,6 +14,7 @@ from jax import Array
 
 from diffrt import __version__, hub
 from diffrt.bundle import Bundle
+from diffrt.components.tokenizer import Tokenizer
 from diffrt.configs import read_json
 from diffrt.errors import CheckpointError, HubError
 from diffrt.flax import weights
@@ -62,6 +63,10 @@ class Checkpoint:
     manifest: Manifest  # of a bundle; else what one would hold
     networks: Networks
     scheduler: Scheduler
+
+    def tokenizer(self) -> Tokenizer:
+        entry = self.manifest.tokenizer
+        return Tokenizer(self.root / entry["folder"], entry["max_length"], entry["pad"])
 
     def load(self, dtype: Any, place: Callable[[str], weights.Place]) -> Params:
         """All parameters, each put by place(part) on its devices. CheckpointError where files do not fit configs."""

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from diffrt.components.tokenizer import Tokenizer
 from diffrt.errors import NumericalError
 from diffrt.flax.checkpoint import Checkpoint, Params
 from diffrt.flax.placement import Placement
@@ -37,12 +36,9 @@ class Model:
 
     def __init__(self, checkpoint: Checkpoint, dtype: Any, placement: Placement) -> None:
         self.networks, self.dtype, self.placement = checkpoint.networks, np.dtype(dtype), placement
-        manifest = checkpoint.manifest
-        self.tokenizer = Tokenizer(
-            checkpoint.root / manifest.tokenizer["folder"], manifest.tokenizer["max_length"], manifest.tokenizer["pad"]
-        )
+        self.tokenizer = checkpoint.tokenizer()
         self.channels = self.networks.unet.in_channels
-        self.factor = manifest.latents["scale_factor"]
+        self.factor = checkpoint.manifest.latents["scale_factor"]
 
         def place(part: str) -> Any:
             return lambda name, values: jax.device_put(values, placement.parameter(part, name, values.shape))

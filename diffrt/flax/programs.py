@@ -77,7 +77,7 @@ def denoise(
     def model(x: Array, t: Array) -> Array:
         x = x if beside is None else jnp.concatenate([x, beside], axis=-1)
         # the N evaluations of a picture lie side by side, so that they are on one device
-        m = unet(c.unet, p, jnp.repeat(x.astype(dtype), count, axis=0), jnp.repeat(t, batch * count), context)
+        m = unet(c.unet, p, jnp.repeat(x.astype(dtype), count, axis=0), jnp.broadcast_to(t, (batch * count,)), context)
         m = m.astype(f32).reshape(batch, count, *m.shape[1:])
         away = m[:, 0]
         return away + jnp.einsum("bk,bk...->b...", scale, m[:, 1:] - away[:, None], precision="highest")

@@ -54,7 +54,7 @@ def middle(c: VAEConfig, p: Parameters, half: str, x: Array) -> Array:
     block = partial(resnet, p, groups=c.norm_num_groups, eps=EPS)
     x = block(f"{name}.resnets.0", x, width)
     here = f"{name}.attentions.0"
-    h = group_norm(p, f"{here}.group_norm", x, c.norm_num_groups, EPS).reshape(len(x), -1, width)
+    h = group_norm(p, f"{here}.group_norm", x, c.norm_num_groups, EPS).reshape(x.shape[0], -1, width)
     q, k, v = (linear(p, f"{here}.to_{part}", h, width) for part in "qkv")
     x = x + linear(p, f"{here}.to_out.0", attention(q, k, v, heads=1), width).reshape(x.shape)
     return block(f"{name}.resnets.1", x, width)

@@ -23,10 +23,10 @@ Place = Callable[[str, NDArray[Any]], Array]  # (name, values) -> the same on it
 
 def load(folder: Path, shapes: Mapping[str, Shape], dtype: Any, place: Place) -> dict[str, Array]:
     """The tensors of these names and shapes. CheckpointError lists all that do not fit: before any is read."""
-    tensors = fitting(folder, open_headers(folder), shapes)
+    stored = open_headers(folder)
     return {
-        name: place(name, np.ascontiguousarray(read(file, entry).astype(dtype)))
-        for name, (file, entry) in tensors.items()
+        name: place(name, np.ascontiguousarray(read(*stored[there]).astype(dtype)))
+        for name, there in fitting(folder, stored, shapes).items()
     }
 
 
@@ -48,8 +48,8 @@ def open_headers(folder: Path) -> Tensors:
     raise no_weights(folder)
 
 
-def fitting(folder: Path, stored: Tensors, shapes: Mapping[str, Shape]) -> Tensors:
-    """The stored tensors under the network's names, whatever the checkpoint's age calls them."""
+def fitting(folder: Path, stored: Tensors, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """What each of the network's tensors is called in the files, which depends on the checkpoint's age."""
     found = {name: next((n for n in spellings(name) if n in stored), None) for name in shapes}
     used = set(found.values())
     wrong = {
@@ -67,12 +67,12 @@ def fitting(folder: Path, stored: Tensors, shapes: Mapping[str, Shape]) -> Tenso
     if any(wrong.values()):
         told = "; ".join(f"{len(names)} {what}: {_listed(names)}" for what, names in wrong.items() if names)
         raise CheckpointError(f"{folder.name}/ does not fit its config.json: tensors {told}")
-    return {name: stored[there] for name, there in found.items() if there}
+    return {name: there for name, there in found.items() if there}
 
 
 def as_stored(shape: Shape) -> Shape:
-    """A checkpoint's convolutions are [out,in,kh,kw], here they are [kh,kw,in,out]: for the former XLA's CPU backend takes
-    17 times as long inside a loop."""
+    """A checkpoint's convolutions are [out,in,kh,kw], here they are [kh,kw,in,out]: in a loop, XLA's CPU backend takes
+    17 times as long for the former."""
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
 
 
