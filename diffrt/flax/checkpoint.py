@@ -80,23 +80,23 @@ def find(model: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder of a named bundle, of a path, or of an id on the hub, whose files are fetched into its cache."""
     if hub.is_id(model):
         repo = hub.open_repo(str(model), revision, INDEX, lambda names: HubError(f"{model} has no {INDEX}"))
-        return repo.fetch(_wanted(repo.names))
+        return hub.fetch(str(model), revision) if MANIFEST in repo.names else repo.fetch(wanted(repo.names))
     if revision is not None:
         raise CheckpointError(f"revision is {revision!r}: only a model on the hub, org/name, has one; {model} is not")
     return BUNDLES.get(str(model), Path(model))
 
 
-def _wanted(names: Collection[str]) -> list[str]:
-    """Configs, tokenizer and, of each part, the full weights or else their fp16 variant."""
-    wanted = [n for n in names if n in (INDEX, MANIFEST) or n.endswith("_config.json") or n.startswith("tokenizer/")]
+def wanted(names: Collection[str]) -> list[str]:
+    """Of a repository's files: configs, tokenizer and, of each part, the full weights or else their fp16 variant."""
+    chosen = [n for n in names if n == INDEX or n.endswith("_config.json") or n.startswith("tokenizer/")]
     for part in CLASSES:
         inside = [n for n in names if n.startswith(f"{part}/")]
         stored = [n for n in inside if n.endswith((".safetensors", ".index.json"))]
         full = [n for n in stored if ".fp16." not in n and "non_ema" not in n]
-        wanted += [n for n in inside if n == f"{part}/config.json"] + (full or stored)
+        chosen += [n for n in inside if n == f"{part}/config.json"] + (full or stored)
         if not stored:
             raise CheckpointError(f"{part}/ has no safetensors: try the main revision, or convert the checkpoint")
-    return sorted(wanted)
+    return sorted(chosen)
 
 
 def open_checkpoint(root: Path) -> Checkpoint:

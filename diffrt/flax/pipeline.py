@@ -4,7 +4,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 from diffrt import hub, request
 from diffrt.errors import InvalidArgument
@@ -23,6 +25,7 @@ def load(
     dtype: Any = jnp.float32,
     data: int | None = None,
     model_parallel: int = 1,
+    cache: str | os.PathLike[str] | None = None,
 ) -> "Pipeline":
     """A pipeline from the name or path of a bundle, the folder of a checkpoint in diffusers layout, or an id on the
     Hugging Face Hub.
@@ -30,14 +33,24 @@ def load(
     dtype           of the parameters and the networks' arithmetic; jnp.bfloat16 on a TPU
     data            devices that a batch of pictures is shared out over; None: all that there are
     model_parallel  devices that the networks' matrices are split over
+    cache           a folder to keep compiled programs in, so that the next process need not compile them; it holds for
+                    all that JAX compiles in this process
 
     Raises CheckpointError for what cannot be loaded, BundleError for a damaged bundle, HubError for what the hub does
     not give, InvalidArgument for a mesh that the devices do not make.
     """
     devices = placement(data, model_parallel)
+    if cache is not None:
+        keep_programs(cache)
     root = find(model, revision)
     name = str(model) if hub.is_id(model) else root.resolve().name
     return Pipeline(open_checkpoint(root), dtype, devices, name)
+
+
+def keep_programs(folder: str | os.PathLike[str]) -> None:
+    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compilation_cache.reset_cache()  # whether there is one is otherwise decided when the first program is compiled
 
 
 class Pipeline:

@@ -7,7 +7,7 @@ from diffrt.schedulers import Table
 from diffrt.schedulers.arrays import arrays
 
 SLOTS = 8  # as many as any scheduler needs, and the last for the preview
-FEWEST = 8  # rows of a whole run
+FEWEST = 8  # rows of a program
 SHAPING = ("clip", "threshold")  # not one for each row
 Rows = dict[str, np.ndarray]
 

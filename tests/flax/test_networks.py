@@ -15,7 +15,7 @@ from transformers import CLIPTextModel
 
 from diffrt.errors import CheckpointError
 from diffrt.flax import weights
-from diffrt.flax.checkpoint import open_checkpoint
+from diffrt.flax.checkpoint import open_checkpoint, wanted
 from diffrt.flax.parameters import declared, lookup
 from diffrt.flax.parts import channels_first, channels_last
 from diffrt.flax.programs import Condition, denoise_program
@@ -166,6 +166,20 @@ def test_configs_that_are_not_implemented(copy, part, key, value, words):
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with pytest.raises(CheckpointError, match=words):
         open_checkpoint(copy)
+
+
+def test_what_is_fetched_of_a_repository():
+    stems = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+    plain = [f"{part}/{name}" for part, stem in stems.items() for name in ("config.json", f"{stem}.safetensors")]
+    plain += ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt"]
+    halves = [f"{part}/{stem}.fp16.safetensors" for part, stem in stems.items()]
+    others = ["v1-5.ckpt", "README.md", "unet/flax_model.msgpack", "unet/diffusion_pytorch_model.bin"]
+    others += ["safety_checker/model.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors"]
+    assert wanted([*plain, *halves, *others]) == sorted(plain)
+    only = [name for name in plain if not name.endswith(".safetensors")] + halves
+    assert wanted([*only, *others[:4]]) == sorted(only)
+    with pytest.raises(CheckpointError, match="vae/ has no safetensors: try the main revision"):
+        wanted([name for name in plain if not name.startswith("vae/d")])
 
 
 def test_folders_that_are_no_checkpoint(copy, tmp_path):
