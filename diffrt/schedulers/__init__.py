@@ -11,30 +11,83 @@ from typing import Any
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
-from diffrt.schedulers.ddim import DDIMScheduler
-from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
+from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+from diffrt.schedulers.consistency import (
+    CMStochasticIterativeScheduler,
+    ConsistencyDecoderScheduler,
+    SCMScheduler,
+)
+from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
+from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
+from diffrt.schedulers.deis import DEISMultistepScheduler
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
+from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from diffrt.schedulers.flow_match import (
+    FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    LTXEulerAncestralRFScheduler,
+)
 from diffrt.schedulers.grid import Grid as Grid
+from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
 from diffrt.schedulers.lms import LMSDiscreteScheduler
-from diffrt.schedulers.pndm import PNDMScheduler
+from diffrt.schedulers.pndm import IPNDMScheduler, PNDMScheduler
+from diffrt.schedulers.repaint import RePaintScheduler
+from diffrt.schedulers.sa_solver import SASolverScheduler
+from diffrt.schedulers.score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
 from diffrt.schedulers.table import Table as Table
 from diffrt.schedulers.table import Threshold as Threshold
 from diffrt.schedulers.table import apply_row as apply_row
 from diffrt.schedulers.table import denoised as denoised
 from diffrt.schedulers.table import init_slots as init_slots
+from diffrt.schedulers.unipc import UniPCMultistepScheduler
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     "DDIMScheduler": DDIMScheduler,
+    "DDIMParallelScheduler": DDIMParallelScheduler,
+    "DDIMInverseScheduler": DDIMInverseScheduler,
+    "CogVideoXDDIMScheduler": CogVideoXDDIMScheduler,
+    "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
+    "DDPMScheduler": DDPMScheduler,
+    "DDPMParallelScheduler": DDPMParallelScheduler,
+    "DDPMWuerstchenScheduler": DDPMWuerstchenScheduler,
+    "UnCLIPScheduler": UnCLIPScheduler,
+    "RePaintScheduler": RePaintScheduler,
     "PNDMScheduler": PNDMScheduler,
     "LMSDiscreteScheduler": LMSDiscreteScheduler,
     "EulerDiscreteScheduler": EulerDiscreteScheduler,
     "EulerAncestralDiscreteScheduler": EulerAncestralDiscreteScheduler,
     "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
+    "DPMSolverSinglestepScheduler": DPMSolverSinglestepScheduler,
+    "DPMSolverMultistepInverseScheduler": DPMSolverMultistepInverseScheduler,
+    "DEISMultistepScheduler": DEISMultistepScheduler,
+    "UniPCMultistepScheduler": UniPCMultistepScheduler,
+    "SASolverScheduler": SASolverScheduler,
+    # Few steps: consistency models and distilled models.
+    "LCMScheduler": LCMScheduler,
+    "TCDScheduler": TCDScheduler,
+    "CMStochasticIterativeScheduler": CMStochasticIterativeScheduler,
+    "ConsistencyDecoderScheduler": ConsistencyDecoderScheduler,
+    "SCMScheduler": SCMScheduler,
+    # Flow models.
+    "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
+    "FlowMatchHeunDiscreteScheduler": FlowMatchHeunDiscreteScheduler,
+    "FlowMatchLCMScheduler": FlowMatchLCMScheduler,
+    "FlowMapEulerDiscreteScheduler": FlowMapEulerDiscreteScheduler,
+    "LTXEulerAncestralRFScheduler": LTXEulerAncestralRFScheduler,
+    # Kept for old models.
+    "IPNDMScheduler": IPNDMScheduler,
+    "ScoreSdeVeScheduler": ScoreSdeVeScheduler,
+    "ScoreSdeVpScheduler": ScoreSdeVpScheduler,
 }
 
 # Short names beyond the class name without "Scheduler", in lower case.
 ALIASES = {
+    "ddim-inverse": "DDIMInverseScheduler",
+    "wuerstchen": "DDPMWuerstchenScheduler",
     "plms": "PNDMScheduler",
     "lms": "LMSDiscreteScheduler",
     "euler": "EulerDiscreteScheduler",
@@ -42,6 +95,16 @@ ALIASES = {
     "eulerancestral": "EulerAncestralDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
+    "dpm++-2s": "DPMSolverSinglestepScheduler",
+    "dpm-inverse": "DPMSolverMultistepInverseScheduler",
+    "deis": "DEISMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "sa": "SASolverScheduler",
+    "cm": "CMStochasticIterativeScheduler",
+    "flow": "FlowMatchEulerDiscreteScheduler",
+    "flow-euler": "FlowMatchEulerDiscreteScheduler",
+    "flow-heun": "FlowMatchHeunDiscreteScheduler",
+    "flow-lcm": "FlowMatchLCMScheduler",
 }
 
 

@@ -21,7 +21,7 @@ from diffrt.schedulers.betas import alphas_cumprod
 from diffrt.schedulers.config import KNOWN_KEYS, allowed, allows, conflicts
 from diffrt.schedulers.grid import RESPACINGS, Grid, spaced, ve_marginal, vp_marginal
 from diffrt.schedulers.stepping import Stepper
-from diffrt.schedulers.table import Table
+from diffrt.schedulers.table import Table, Threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,15 @@ class Scheduler(ABC):
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(alpha, sigma) of x = alpha x0 + sigma eps at training times t. [B] f64 -> [B] f64, [B] f64"""
 
+    def respacing(self) -> Callable[[float, float, int], np.ndarray] | None:
+        """The function that re-spaces sigmas between two ends, where a use_..._sigmas key asks for one."""
+        return next((respace for key, respace in RESPACINGS.items() if getattr(self, key, False)), None)
+
+    @property
+    def first_time(self) -> float:
+        """The smallest training time."""
+        return 0.0
+
     @property
     def last_time(self) -> float:
         """The largest training time."""
@@ -91,6 +100,7 @@ class Scheduler(ABC):
         sigmas      the noise levels to visit, descending, in place of num_inference_steps
         mu          how far dynamic shifting moves the levels of a flow model up, from the size of the picture
         eta         DDIM's share of fresh noise, from 0 to 1
+        use_clipped_model_output  whether DDIM's noise is what a clipped or thresholded x0 leaves of x
 
         With `skip`, the run starts that many steps later, from latents at the noise level of the table's first row.
         Raises InvalidArgument for a run that cannot be.
@@ -113,8 +123,12 @@ class Scheduler(ABC):
             raise InvalidArgument(f"eta = {given['eta']!r}, allowed: 0 to 1")
         for key in given:
             if key not in self.options() and not (key == "eta" and not given[key]):
-                allowed = ", ".join(self.options()) or "no option"
-                raise InvalidArgument(f"{key} = {given[key]!r:.80}: {name} takes no {key}, allowed: {allowed}")
+                names = ", ".join(self.options()) or "no option"
+                raise InvalidArgument(f"{key} = {given[key]!r:.80}: {name} takes no {key}, allowed: {names}")
+        for function in (self.grid, self.build):
+            for key, kind in inspect.get_annotations(function).items():
+                if key in given and kind in (bool, int) and not allows(kind, given[key]):
+                    raise InvalidArgument(f"{key} = {given[key]!r:.80}, allowed: {allowed(kind)}")
         for key in ("timesteps", "sigmas"):
             if key in given:
                 given[key] = descending(key, given[key])
@@ -131,9 +145,11 @@ class Scheduler(ABC):
     def add_noise(self, original: np.ndarray, noise: np.ndarray, timestep: Any) -> np.ndarray:
         """alpha_t * original + sigma_t * noise, both [B, ...], at one training time or at one for each image."""
         t = np.atleast_1d(np.asarray(timestep, np.float64))
-        last = self.last_time
-        if t.shape not in ((1,), (len(original),)) or not np.all((t >= 0) & (t <= last)):
-            raise InvalidArgument(f"timestep = {timestep!r}, allowed: one number, or {len(original)}, from 0 to {last}")
+        first, last = self.first_time, self.last_time
+        if t.shape not in ((1,), (len(original),)) or not np.all((t >= first) & (t <= last)):
+            raise InvalidArgument(
+                f"timestep = {timestep!r}, allowed: one number, or {len(original)}, from {first:g} to {last:g}"
+            )
         shape = (-1, *[1] * (original.ndim - 1))
         alpha, sigma = (c.astype(original.dtype).reshape(shape) for c in self.marginal(t))
         return alpha * original + sigma * noise
@@ -222,9 +238,13 @@ class DiscreteTime(Scheduler):
             self.terminal_abar if getattr(self, "rescale_betas_zero_snr", False) else None,
         )
 
-    def respacing(self) -> Callable[[float, float, int], np.ndarray] | None:
-        """The function that re-spaces sigmas between two ends, where a use_..._sigmas key asks for one."""
-        return next((respace for key, respace in RESPACINGS.items() if getattr(self, key, False)), None)
+    def shape(self) -> dict[str, Any]:
+        """How x0 is shaped, where a class has the keys: thresholding goes before clip_sample. Both are for models of
+        pixels, whose x0 lies in [-1, 1]. A scheduler cannot know what its model makes: with latents, set neither."""
+        s: Any = self
+        if s.thresholding:
+            return {"threshold": Threshold(s.dynamic_thresholding_ratio, s.sample_max_value)}
+        return {"clip": s.clip_sample_range if s.clip_sample else None}
 
     def times(self, n: int) -> np.ndarray:  # [n] f64
         """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded."""

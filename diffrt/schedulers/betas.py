@@ -57,27 +57,21 @@ def _cumprod(a: np.ndarray) -> np.ndarray:  # [T] f32
     return np.cumprod(a, dtype=np.float64).astype(f32)
 
 
-def _zero_terminal_snr(betas: np.ndarray) -> np.ndarray:  # [T] f32
+def zero_terminal(abar: np.ndarray) -> np.ndarray:  # [T] -> [T], of one dtype
     """Lin et al. 2023 (arXiv:2305.08891) algorithm 1: shift and scale sqrt(abar) so that its last value is 0."""
-    root = np.sqrt(_cumprod(1 - betas))
+    root = np.sqrt(abar)
     first, last = root[0], root[-1]
-    abar = np.square((root - last) * (first / (first - last)))
-    return 1 - np.concatenate([abar[:1], abar[1:] / abar[:-1]])
+    return np.square((root - last) * (first / (first - last)))
 
 
-@lru_cache(maxsize=64)
-def alphas_cumprod(
+def betas_of(
     num_train_timesteps: int,
     beta_start: float,
     beta_end: float,
     beta_schedule: str,
     trained_betas: tuple[float, ...] | None = None,
-    terminal: float | None = None,
-) -> np.ndarray:  # [T] f32, read-only
-    """abar_t of every training step; `terminal` rescales it to zero terminal SNR and then sets its last value.
-
-    Raises InvalidArgument where a beta is outside (0, 1].
-    """
+) -> np.ndarray:  # [T] f32
+    """beta_t of every training step. Raises InvalidArgument where one is outside (0, 1]."""
     n = num_train_timesteps
     if trained_betas is not None:
         betas = np.array(trained_betas, f32)
@@ -94,7 +88,24 @@ def alphas_cumprod(
         raise InvalidArgument(
             f"got {len(betas)} betas{extent}: {n} are needed (num_train_timesteps), each above 0 and at most 1"
         )
-    abar = _cumprod(1 - (betas if terminal is None else _zero_terminal_snr(betas)))
+    return betas
+
+
+@lru_cache(maxsize=64)
+def alphas_cumprod(
+    num_train_timesteps: int,
+    beta_start: float,
+    beta_end: float,
+    beta_schedule: str,
+    trained_betas: tuple[float, ...] | None = None,
+    terminal: float | None = None,
+) -> np.ndarray:  # [T] f32, read-only
+    """abar_t of every training step; `terminal` rescales it to zero terminal SNR and then sets its last value."""
+    betas = betas_of(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
+    if terminal is not None:
+        rescaled = zero_terminal(_cumprod(1 - betas))
+        betas = 1 - np.concatenate([rescaled[:1], rescaled[1:] / rescaled[:-1]])
+    abar = _cumprod(1 - betas)
     if terminal is not None:
         abar[-1] = terminal
     abar.setflags(write=False)

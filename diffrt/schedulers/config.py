@@ -29,11 +29,22 @@ KNOWN_KEYS = frozenset(
 LIMITS = {
     "num_train_timesteps": (1, math.inf),
     "steps_offset": (0, math.inf),
+    "original_inference_steps": (1, math.inf),
+    "shift": (1e-6, math.inf),
+    "shift_terminal": (0, 1 - 1e-6),
+    "s_noise": (0, math.inf),
+    "eta": (0, 1),
+    "sigma_data": (1e-6, math.inf),
+    "rho": (1e-6, math.inf),
     "clip_sample_range": (1e-6, math.inf),
     "dynamic_thresholding_ratio": (0, 1),
     "sample_max_value": (1e-6, math.inf),
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
+    "snr_shift_scale": (1e-6, math.inf),
+    "scaler": (1e-6, math.inf),
+    "s": (0, math.inf),
+    "flow_shift": (1e-6, 1e6),
 }
 
 
@@ -44,9 +55,6 @@ def conflicts(scheduler: Any) -> Iterator[str]:
         value = values.get(key)
         if value is not None and not low <= value <= high:
             yield f"{key} = {value!r}, allowed: from {low:g} to {high:g}"
-    for key in ("use_flow_sigmas", "use_dynamic_shifting"):
-        if values.get(key):
-            yield f"{key} is not supported yet; set it to False"
     chosen = [key for key in RESPACINGS if values.get(key)]
     if len(chosen) > 1:
         yield f"{' and '.join(chosen)} exclude each other: keep one"
@@ -58,11 +66,11 @@ def conflicts(scheduler: Any) -> Iterator[str]:
 
 
 def allows(kind: Any, value: Any) -> bool:
-    """Whether a value fits an annotation: bool, int, float, str, None, Literal, tuple[float, ...] or a union."""
+    """Whether a value fits an annotation: bool, int, float, str, None, Literal, tuple[X, ...] or a union."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(allows(float, v) for v in value)
+        return isinstance(value, tuple) and all(allows(get_args(kind)[0], v) for v in value)
     if get_args(kind):
         return any(allows(k, value) for k in get_args(kind))
     if kind in (bool, str, NoneType) or isinstance(value, bool):

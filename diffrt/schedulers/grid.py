@@ -28,7 +28,9 @@ class Node:
 
     @property
     def lam(self) -> float:
-        """Half the log signal-to-noise ratio, log(alpha / sigma); infinite where there is no noise."""
+        """Half the log signal-to-noise ratio, log(alpha / sigma); infinite without noise, or without signal."""
+        if not self.alpha:
+            return -math.inf
         return math.log(self.alpha / self.sigma) if self.sigma else math.inf
 
 
@@ -48,6 +50,11 @@ def ve_node(t: float, sigma: float) -> Node:
     return Node(float(t), 1.0, float(sigma), 1 / math.sqrt(float(sigma) ** 2 + 1))
 
 
+def noise_to_signal(node: Node) -> float:
+    """sigma / alpha, which most schedulers call the sigma of a level."""
+    return node.sigma / node.alpha if node.alpha else math.inf
+
+
 @dataclass(frozen=True)
 class Grid:
     """The steps of a run: step k leaves node at[k], where the model is evaluated, and arrives at node to[k].
@@ -60,19 +67,23 @@ class Grid:
     to: tuple[Node, ...]
     init_sigma: float = 1.0
     skipped: int = 0  # steps of the run that were left out before the first
+    level: Callable[[Node], float] = noise_to_signal  # what the reference calls the sigma of a node
 
     def __post_init__(self) -> None:
-        for node in self.at:
-            if not (0 < node.sigma < math.inf and math.isfinite(node.alpha)):
+        for node, to in self:
+            # A step that adds noise may start from none.
+            if not (0 <= node.sigma < math.inf and math.isfinite(node.alpha)) or node.sigma == to.sigma == 0:
                 raise InvalidArgument(
                     f"the noise level at t = {node.t:g} is alpha = {node.alpha:g}, sigma = {node.sigma:g}: "
                     "a step must start from a finite one above 0; check the betas"
                 )
 
     @classmethod
-    def through(cls, nodes: Sequence[Node], init_sigma: float = 1.0) -> "Grid":
+    def through(
+        cls, nodes: Sequence[Node], init_sigma: float = 1.0, level: Callable[[Node], float] = noise_to_signal
+    ) -> "Grid":
         """From each node to the next."""
-        return cls(tuple(nodes[:-1]), tuple(nodes[1:]), init_sigma)
+        return cls(tuple(nodes[:-1]), tuple(nodes[1:]), init_sigma, level=level)
 
     def __len__(self) -> int:
         return len(self.at)
@@ -86,13 +97,13 @@ class Grid:
 
     @property
     def sigmas(self) -> np.ndarray:  # [n + 1] f64
-        """Noise-to-signal ratio of every node and of the one arrived at last."""
-        return np.array([n.sigma / n.alpha if n.alpha else math.inf for n in (*self.at, self.to[-1])])
+        """The level of every node and of the one arrived at last."""
+        return np.array([self.level(n) for n in (*self.at, self.to[-1])])
 
     def distinct(self) -> "Grid":
         """Itself, where no level repeats (the last step may stand still): multistep methods divide by gaps."""
         levels = self.sigmas[:-1]
-        repeats = np.flatnonzero(levels[1:] >= levels[:-1])
+        repeats = np.flatnonzero(np.diff(levels) * np.sign(levels[-1] - levels[0]) <= 0)
         if len(repeats):
             raise InvalidArgument(
                 f"{len(self)} steps visit the noise level at t = {self.at[repeats[0] + 1].t:g} twice: "
@@ -154,6 +165,13 @@ def time_of(sigma: np.ndarray, train: np.ndarray) -> np.ndarray:  # [n] f64, [T]
     low = np.where(below.any(0), len(train) - 1 - below[::-1].argmax(0), 0).clip(max=len(train) - 2)
     w = np.clip((log_train[low] - log_sigma) / (log_train[low] - log_train[low + 1]), 0, 1)
     return (1 - w) * low + w * (low + 1)
+
+
+def whole(times: np.ndarray) -> np.ndarray:  # [n] f64
+    """Custom timesteps of a model that was trained at whole ones, or InvalidArgument."""
+    if (times % 1).any():
+        raise InvalidArgument(f"timesteps must be whole numbers, got {times[times % 1 > 0][0]:g}: round them")
+    return times
 
 
 # --- the two conventions ---------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class StepOutput(NamedTuple):
 class Stepper:
     """One run through a table. It remembers its place and its slots; make a new one for a new run.
 
-    timesteps [E] f32, one per model evaluation; sigmas [n + 1] f32, noise-to-signal ratios with that of the end.
+    timesteps [E] f32, one per model evaluation; sigmas [n + 1] f32, the noise levels with that of the end.
     """
 
     def __init__(self, table: Table, grid: Grid) -> None:

@@ -82,12 +82,12 @@ class Table:
         """Inference steps; two-stage methods have more evaluations than steps."""
         return int(self.step_of[-1]) + 1
 
-    @property
+    @cached_property
     def calls(self) -> np.ndarray:  # [E] bool
         """Which rows call the model; the others only add noise."""
         return np.any(self.W[:, :, -3:-1], axis=(1, 2))
 
-    @property
+    @cached_property
     def noisy(self) -> np.ndarray:  # [E] bool
         """Which evaluations consume fresh noise."""
         return np.any(self.W[:, :, -1], axis=1)
@@ -126,6 +126,7 @@ class Table:
 
         shape = f", y clipped to {self.clip:g}" if self.clip is not None else ""
         shape = f", y thresholded at its {self.threshold.quantile:g} quantile" if self.threshold else shape
+        shape += f", z scaled by a learned {self.spread}" if self.spread else ""
         lines = [
             f"{self.steps} steps, {self.evals} evaluations, slots {' '.join(self.slots)}{shape}; "
             f"starts from {self.init_sigma:.5g} times unit noise"
@@ -215,7 +216,7 @@ def apply_row(table: Table, i: int, slots: Slots, m: np.ndarray | None, z: np.nd
         raise InvalidArgument(f"evaluation {i} adds fresh noise: got None, pass unit noise of shape {list(x.shape)}")
     y = None
     if m is not None:
-        m, width = split_output(table, i, m)
+        m, width = split_output(table, i, m, x)
         z = z if z is None or width is None else z * width
         if table.clip is not None or table.threshold is not None:
             y = _shape(table, _linear(table.p[i], x, table.q[i], m))
@@ -225,12 +226,17 @@ def apply_row(table: Table, i: int, slots: Slots, m: np.ndarray | None, z: np.nd
 
 def denoised(table: Table, i: int, slots: Slots, m: np.ndarray) -> np.ndarray:
     """The clean picture the model sees at evaluation i, for previews. S of [B, ...], [B, ...] -> [B, ...]"""
-    m, _ = split_output(table, i, m)
+    m, _ = split_output(table, i, m, slots[0])
     return _shape(table, _linear(table.px0[i], slots[0], table.qx0[i], m))
 
 
-def split_output(table: Table, i: int, m: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def split_output(table: Table, i: int, m: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """The network's output without what it says of the width of z, and that width. [B, C or 2C, ...] -> [B, C, ...]"""
+    outputs = 1 if table.spread is None else 2
+    needed = [n * outputs if axis == 1 else n for axis, n in enumerate(x.shape)]
+    if list(m.shape) != needed:
+        why = "" if table.spread is None else " (the scheduler's variance_type is learned: half of it is the variance)"
+        raise InvalidArgument(f"the model's output has the shape {list(m.shape)}, needed: {needed}{why}")
     if table.spread is None:
         return m, None
     m, v = np.split(m, 2, axis=1)

@@ -4,31 +4,41 @@ import importlib
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from diffrt.schedulers import SCHEDULERS, apply_row, init_slots
+from diffrt.schedulers.config import allows
 from tests.schedulers.cases import case_of
 
 SHAPE = (2, 3, 4, 5)
 
-# stable-diffusion-v1-5's scheduler_config.json.
+# stable-diffusion-v1-5's scheduler_config.json, but for num_train_timesteps, which is the default.
 SD_CONFIG = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
-    "num_train_timesteps": 1000,
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
     "steps_offset": 1,
     "trained_betas": None,
     "clip_sample": False,
 }
+
+INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedulers.__members__]
+
+
+def fitting(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without values that the class does not allow: another beta_schedule than unCLIP's."""
+    types = {f.name: f.type for f in fields(SCHEDULERS[name])}
+    return {key: value for key, value in config.items() if allows(types.get(key, type(value)), value)}
+
 
 # Classes that the reference does not export at its top.
 SUBMODULES = {
@@ -38,9 +48,15 @@ SUBMODULES = {
 
 
 def toy_model(x: np.ndarray, t: float, outputs: int = 1) -> np.ndarray:
-    """A smooth network: mixes pixels, depends on t, bounded. A second output, below 1, has channels of its own."""
+    """A smooth network: mixes pixels, depends on t, bounded. A second output, from 0 to 1, has channels of its own."""
     m = (1.1 * np.tanh(0.8 * x + 0.3 * np.roll(x, 1, axis=-1) + np.cos(t / 170))).astype(x.dtype)
-    return m if outputs == 1 else np.concatenate([m, np.cos(m + x)], axis=1).astype(x.dtype)
+    return m if outputs == 1 else np.concatenate([m, (1 + np.cos(m + x)) / 2], axis=1).astype(x.dtype)
+
+
+def network(name: str, x: np.ndarray, t: float, outputs: int = 1) -> np.ndarray:
+    """The toy network as one of the kind that a class is for."""
+    m, kind = toy_model(x, t, outputs), case_of(name).network
+    return m if kind is None else kind(m, x, t).astype(x.dtype)
 
 
 def start_noise(dtype: str = "float32") -> np.ndarray:
@@ -82,7 +98,7 @@ def run_table(
     for i in range(table.evals):
         m = None
         if table.calls[i]:
-            m = toy_model(slots[0] * slots[0].dtype.type(table.c_in[i]), float(table.t[i]), outputs)
+            m = network(name, slots[0] * slots[0].dtype.type(table.c_in[i]), float(table.t[i]), outputs)
         slots = apply_row(table, i, slots, m, run.noise[i][-1] if table.noisy[i] else None)
         run.samples.append(slots[0].copy())
     return run
@@ -100,10 +116,17 @@ class Reference:
     """A run of diffusers' scheduler as it goes: what a Case's `drive` works with."""
 
     def __init__(self, name: str, scheduler: Any, options: Mapping[str, Any], dtype: str) -> None:
-        self.case, self.scheduler, self.options, self.dtype = case_of(name), scheduler, dict(options), dtype
+        self.name, self.case, self.scheduler, self.options, self.dtype = (
+            name,
+            case_of(name),
+            scheduler,
+            dict(options),
+            dtype,
+        )
         sigmas = getattr(scheduler, "sigmas", None)
         sigmas = sigmas.float().numpy() if isinstance(sigmas, torch.Tensor) else sigmas
-        self.run = Run(np.asarray(scheduler.timesteps), sigmas, float(scheduler.init_noise_sigma))
+        init_sigma = float(getattr(scheduler, "init_noise_sigma", 1))
+        self.run = Run(np.asarray(scheduler.timesteps), sigmas, init_sigma)
         self.x = torch.from_numpy(start_noise(dtype)) * self.run.init_sigma
         self._generator = torch.Generator().manual_seed(3)
         self._draws: list[np.ndarray] = []
@@ -111,7 +134,7 @@ class Reference:
     def model(self, x: torch.Tensor, t: Any) -> torch.Tensor:
         spread = getattr(self.scheduler.config, "variance_type", None) in ("learned", "learned_range")
         outputs = self.case.outputs if spread else 1
-        return torch.from_numpy(toy_model(x.numpy(), float(np.asarray(t).reshape(-1)[0]), outputs))
+        return torch.from_numpy(network(self.name, x.numpy(), float(np.asarray(t).reshape(-1)[0]), outputs))
 
     def randn(self, *_: Any, **__: Any) -> torch.Tensor:
         """Unit noise; remembered as a draw of the present evaluation."""
@@ -135,7 +158,8 @@ class Reference:
         """diffusers' loop."""
         extra = self.named(self.scheduler.step)
         for t in self.scheduler.timesteps:
-            m = self.model(self.scheduler.scale_model_input(self.x, t), t)
+            x = self.scheduler.scale_model_input(self.x, t) if hasattr(self.scheduler, "scale_model_input") else self.x
+            m = self.model(x, t)
             self.done(self.scheduler.step(m, t, self.x, **extra).prev_sample)
 
 
@@ -151,7 +175,9 @@ def run_reference(
     options = options or {}
     scheduler = reference_scheduler(name, config)
     module = sys.modules[type(scheduler).__module__]
-    if hasattr(scheduler, "set_timesteps"):
+    if case_of(name).prepare:
+        case_of(name).prepare(scheduler, n, options)
+    elif hasattr(scheduler, "set_timesteps"):
         accepts = inspect.signature(scheduler.set_timesteps).parameters
         given = {key: value for key, value in options.items() if key in accepts}
         custom = {"timesteps", "sigmas"} & set(given)
@@ -187,5 +213,6 @@ def worst(ours: Run, reference: Run) -> float:
     """The largest difference of any intermediate sample, relative to that sample's largest value."""
     assert len(ours.samples) == len(reference.samples)
     return max(
-        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours.samples, reference.samples, strict=True)
+        float(np.abs(a - b).max() / (np.abs(b).max() or 1))
+        for a, b in zip(ours.samples, reference.samples, strict=True)
     )

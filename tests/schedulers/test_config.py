@@ -16,35 +16,41 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers import SCHEDULERS, DDIMScheduler, LMSDiscreteScheduler, from_config, scheduler_class
+from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.config import KNOWN_KEYS
-from tests.schedulers.reference import SD_CONFIG, reference_scheduler
+from tests.schedulers.cases import case_of
+from tests.schedulers.reference import SD_CONFIG, fitting, reference_class, reference_scheduler
 
 each = pytest.mark.parametrize("name", SCHEDULERS)
 
 
+def frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 @each
 def test_fields_are_diffusers_keys_with_its_defaults(name: str) -> None:
-    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
-    theirs = {k: p.default for k, p in parameters.items() if k != "self"}
+    parameters = inspect.signature(reference_class(name).__init__).parameters
+    theirs = {k: frozen(p.default) for k, p in parameters.items() if k not in ("self", "kwargs")}
     assert {f.name: f.default for f in fields(SCHEDULERS[name])} == theirs
     assert set(theirs) <= KNOWN_KEYS
 
 
 def test_every_interchangeable_schedulers_config_loads() -> None:
-    """A config saved by any of diffusers' interchangeable schedulers loads into each of ours."""
+    """A config saved by any of diffusers' interchangeable schedulers loads into each of ours for such models."""
     for other in KarrasDiffusionSchedulers:
         if other.name in ("EDMEulerScheduler", "DPMSolverSDEScheduler"):  # has no betas; needs torchsde
             continue
         saved = dict(getattr(diffusers, other.name)().config)
         saved.pop("_use_default_values", None)  # as in a file
-        for name in SCHEDULERS:
-            ours = from_config(saved, name)
-            assert ours.beta_end == saved["beta_end"]
+        for name in (name for name, cls in SCHEDULERS.items() if issubclass(cls, DiscreteTime)):
+            ours = from_config(fitting(name, saved), name)
+            assert ours.config["beta_end"] == saved["beta_end"]
 
 
 @each
 def test_config_round_trip(name: str) -> None:
-    scheduler = from_config(SD_CONFIG, name)
+    scheduler = from_config(fitting(name, SD_CONFIG), name)
     config = scheduler.config
     assert config["_class_name"] == name
     assert config["beta_end"] == 0.012
@@ -74,13 +80,16 @@ def test_ignored_keys_are_reported_and_carried() -> None:
 @pytest.mark.parametrize("first", SCHEDULERS)
 def test_switching_classes_keeps_what_diffusers_keeps(first: str, second: str) -> None:
     """A default of the first class does not become a choice in the second: timestep_spacing above all."""
-    for config in ({}, {"timestep_spacing": "trailing", "beta_end": 0.012}, SD_CONFIG):
+    # The reference makes a tensor of every noise level of this one: 0.1 s for 2000 of them.
+    few = {"num_train_timesteps": 50} if "ScoreSdeVeScheduler" in (first, second) else {}
+    for config in (few, few | {"timestep_spacing": "trailing", "beta_end": 0.012}, few | SD_CONFIG):
+        config = fitting(first, fitting(second, config))
         ours = from_config(from_config(config, first).config, second).config
-        theirs = getattr(diffusers, second).from_config(reference_scheduler(first, config).config).config
+        theirs = reference_class(second).from_config(reference_scheduler(first, config).config).config
         for f in fields(SCHEDULERS[second]):
-            assert ours[f.name] == theirs[f.name], f.name
-        theirs_from_ours = getattr(diffusers, second).from_config(dict(from_config(config, first).config)).config
-        assert theirs_from_ours["timestep_spacing"] == theirs["timestep_spacing"]
+            assert ours[f.name] == frozen(theirs[f.name]), f.name
+        theirs_from_ours = reference_class(second).from_config(dict(from_config(config, first).config)).config
+        assert theirs_from_ours.get("timestep_spacing") == theirs.get("timestep_spacing")
 
 
 def test_names() -> None:
@@ -124,13 +133,58 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("dpm++", {"algorithm_type": "dpmsolver"}, "set final_sigmas_type to sigma_min"),
     ("dpm++", {"solver_order": 4}, "solver_order = 4, allowed: 1, 2, 3"),
     ("dpm++", {"variance_type": "learned_range"}, "must put out the mean alone"),
-    ("dpm++", {"use_flow_sigmas": True}, "use_flow_sigmas is not supported yet"),
-    ("dpm++", {"prediction_type": "flow_prediction"}, "allowed: epsilon, sample, v_prediction"),
+    ("dpm++", {"prediction_type": "flow_prediction"}, "flow_prediction needs use_flow_sigmas"),
     (
         "dpm++",
         {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min", "solver_order": 3},
         "sde-dpmsolver has no order 3",
     ),
+    ("lcm", {"original_inference_steps": 1001}, "original_inference_steps = 1001, allowed: 1 to 1000"),
+    ("tcd", {"original_inference_steps": 0}, "original_inference_steps = 0, allowed: from 1"),
+    ("cm", {"num_train_timesteps": 1}, "num_train_timesteps = 1, allowed: from 2"),
+    ("cm", {"sigma_min": 90.0}, "sigma_min = 90 must be below sigma_max = 80"),
+    ("scm", {"prediction_type": "epsilon"}, "allowed: trigflow"),
+    ("flow", {"shift": 0.0}, "shift = 0.0, allowed: from 1e-06"),
+    ("flow", {"time_shift_type": "cubic"}, "allowed: exponential, linear"),
+    ("flow", {"shift_terminal": 1.0}, "shift_terminal = 1.0, allowed: from 0"),
+    ("flow", {"stochastic_sampling": True, "invert_sigmas": True}, "set invert_sigmas to False"),
+    ("flow-lcm", {"invert_sigmas": True}, "set invert_sigmas to False"),
+    ("flow-lcm", {"scale_factors": [0.5, 1.0]}, "which a table cannot: set it to None"),
+    ("flow-lcm", {"use_karras_sigmas": True, "use_beta_sigmas": True}, "exclude each other"),
+    ("ltxeulerancestralrf", {"s_noise": 0.0}, "set eta to 0"),
+    ("ltxeulerancestralrf", {"eta": 1.5}, "eta = 1.5, allowed: from 0 to 1"),
+    ("ipndm", {"trained_betas": [1.5, 0.0]}, "from 0 to 1"),
+    ("scoresdeve", {"sigma_max": 0.001}, "must be below sigma_max"),
+    ("scoresdevp", {"beta_min": 30.0}, "beta_min = 30, allowed: above 0 and at most beta_max = 20"),
+    ("ddpm", {"variance_type": "large"}, "variance_type = 'large', allowed: fixed_small, fixed_small_log"),
+    ("ddpm", {"beta_schedule": "exp"}, "allowed: linear, scaled_linear, squaredcos_cap_v2, sigmoid, laplace"),
+    ("ddim-inverse", {"prediction_type": "sample"}, "set set_alpha_to_one to False"),
+    ("ddim-inverse", {"timestep_spacing": "linspace"}, "allowed: leading, trailing"),
+    ("unclip", {"beta_schedule": "linear"}, "allowed: squaredcos_cap_v2"),
+    ("repaint", {"eta": 2.0}, "eta = 2.0, allowed: from 0 to 1"),
+    ("repaint", {"trained_betas": [0.1]}, "1000 are needed"),
+    ("cogvideoxdpm", {"snr_shift_scale": 0.0}, "snr_shift_scale = 0.0, allowed: from 1e-06"),
+    ("wuerstchen", {"scaler": 0.0}, "scaler = 0.0, allowed: from 1e-06"),
+    ("dpm++", {"use_flow_sigmas": True, "prediction_type": "v_prediction"}, "is not what a flow model predicts"),
+    ("dpm++", {"use_flow_sigmas": True, "use_lu_lambdas": True}, "use_lu_lambdas exclude each other"),
+    ("dpm++", {"use_flow_sigmas": True, "flow_shift": 0.0}, "flow_shift = 0.0, allowed: from 1e-06"),
+    ("dpm++-2s", {"solver_order": 4}, "solver_order = 4, allowed: 1, 2, 3"),
+    ("dpm++-2s", {"algorithm_type": "sde-dpmsolver"}, "allowed: dpmsolver, dpmsolver++, sde-dpmsolver++"),
+    ("dpm-inverse", {"algorithm_type": "sde-dpmsolver++"}, "an inversion needs dpmsolver++ or dpmsolver"),
+    ("dpm-inverse", {"use_flow_sigmas": True}, "inversion has no flow levels"),
+    ("deis", {"solver_order": 4}, "solver_order = 4, allowed: 1, 2, 3"),
+    ("deis", {"algorithm_type": "sde-dpmsolver++"}, "allowed: deis"),
+    ("unipc", {"solver_order": 0}, "solver_order = 0, allowed: 1, 2, 3"),
+    ("unipc", {"predict_x0": False}, "set final_sigmas_type to sigma_min"),
+    ("unipc", {"shift_terminal": 0.1}, "shift_terminal needs use_flow_sigmas"),
+    ("unipc", {"shift_terminal": 1.0, "use_flow_sigmas": True}, "shift_terminal = 1.0, allowed: from 0"),
+    ("unipc", {"use_flow_sigmas": True, "predict_x0": False, "final_sigmas_type": "sigma_min"}, "needs predict_x0"),
+    ("unipc", {"disable_corrector": [0.5]}, "disable_corrector = (0.5,), allowed: a list of numbers"),
+    ("unipc", {"solver_p": "DDIM"}, "solver_p = 'DDIM', allowed: None"),
+    ("sa", {"predictor_order": 5}, "predictor_order = 5, allowed: 1, 2, 3, 4"),
+    ("sa", {"corrector_order": 0}, "corrector_order = 0, allowed: 1, 2, 3, 4"),
+    ("sa", {"tau_func": 0.5}, "tau_func = 0.5, allowed: None"),
+    ("sa", {"variance_type": "learned"}, "must put out the mean alone"),
 ]
 
 
@@ -143,23 +197,29 @@ def test_refusals(name: str, config: dict[str, Any], message: str) -> None:
 
 
 @each
-@pytest.mark.parametrize("n", [0, -3, 1001, 2.5, "20", True, None])
+@pytest.mark.parametrize("n", [0, -3, 10001, 2.5, "20", True, None])
 def test_step_counts(name: str, n: Any) -> None:
-    with pytest.raises(InvalidArgument, match=r"num_inference_steps = .*allowed: 1 to 1000"):
-        SCHEDULERS[name]().table(n)
+    scheduler = SCHEDULERS[name]()
+    most = scheduler.config.get("num_train_timesteps", "inf")
+    for count in (n, *([most + 1] if most != "inf" else [])):
+        if most == "inf" and count == 10001:
+            continue  # its time is continuous
+        with pytest.raises(InvalidArgument, match=rf"num_inference_steps = .*allowed: 1 to {most}"):
+            scheduler.table(count)
 
 
 @each
 def test_more_refusals_of_a_run(name: str) -> None:
-    scheduler = from_config(SD_CONFIG, name)
+    scheduler = from_config(fitting(name, SD_CONFIG), name)
     for eta in (-0.1, 1.5, float("nan"), "x") + (() if "eta" in scheduler.options() else (0.5,)):
         with pytest.raises(InvalidArgument, match="eta = "):
             scheduler.table(10, eta=eta)  # type: ignore[arg-type]
     x = np.zeros((2, 3), np.float32)
-    for t in (-1, 1000, [1, 2, 3], float("nan")):
+    for t in (scheduler.first_time - 1, scheduler.last_time + 1, [1, 2, 3], float("nan")):
         with pytest.raises(InvalidArgument, match="timestep = "):
             scheduler.add_noise(x, x, t)
-    assert scheduler.table(np.int64(5)).steps == 5
+    n = case_of(name).count(5)
+    assert scheduler.table(np.int64(n)).steps == n
 
 
 def test_runs_that_cannot_be() -> None:
@@ -172,6 +232,63 @@ def test_runs_that_cannot_be() -> None:
             from_config({"steps_offset": 1, "timestep_spacing": "leading"}, name).table(1000)
     with pytest.raises(InvalidArgument, match="check the betas"):
         from_config({"trained_betas": [0.1] * 999 + [1.0]}, "euler").table(10)
+    for name, options, message in (
+        ("ddim", {"use_clipped_model_output": "yes"}, "allowed: True or False"),
+        ("ddpm", {"timesteps": [500.5]}, "must be whole numbers, got 500.5"),
+        ("ddpm", {"timesteps": [1000, 0]}, "timestep 1000 is beyond the last"),
+        ("wuerstchen", {"timesteps": [0.5]}, "two or more, from 1 to 0"),
+        ("wuerstchen", {"timesteps": [1.5, 0.5]}, "two or more, from 1 to 0"),
+        ("repaint", {"jump_length": 0}, "jump_length = 0, allowed: from 1"),
+        ("repaint", {"jump_n_sample": 1.5}, "allowed: a whole number"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            from_config({}, name).table(None if "timesteps" in options else 10, **options)
+    with pytest.raises(InvalidArgument, match="1, allowed: 2 to 1000"):
+        from_config({}, "unclip").table(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lcm", {"num_inference_steps": 51}, "num_inference_steps = 51, allowed: up to 50"),
+        ("lcm", {"num_inference_steps": 26, "strength": 0.5}, "num_inference_steps = 26, allowed: up to 25"),
+        ("tcd", {"num_inference_steps": 31, "original_inference_steps": 30}, "allowed: up to 30"),
+        ("lcm", {"num_inference_steps": 4, "strength": 0}, "strength = 0, allowed: above 0, at most 1"),
+        ("lcm", {"num_inference_steps": 4, "original_inference_steps": 1001}, "allowed: 1 to 1000"),
+        ("lcm", {"timesteps": [999, 499], "strength": 0.5}, "give the timesteps of that part alone"),
+        ("tcd", {"timesteps": [1000, 499]}, "timestep 1000 is beyond the last, 999"),
+        ("cm", {"timesteps": [40, 3]}, "timestep 40 is beyond the last, 39"),
+        ("consistencydecoder", {"num_inference_steps": 3}, "num_inference_steps = 3, allowed: 2"),
+        ("scm", {"num_inference_steps": 3, "intermediate_timesteps": 1.0}, "needs 2 steps, not 3"),
+        ("scm", {"num_inference_steps": 2, "intermediate_timesteps": 1.6}, "allowed: between 0 and 1.5708"),
+        (
+            "scm",
+            {"num_inference_steps": 2, "max_timesteps": 2.0},
+            "max_timesteps = 2.0, allowed: above 0, at most 1.57",
+        ),
+        ("scm", {"timesteps": [1.5, 0.0], "max_timesteps": 1.5}, "drop those"),
+        ("scm", {"timesteps": [1.5]}, "allowed: 2 or more up to 1.5708"),
+        ("flow", {"num_inference_steps": 4, "mu": 1.0}, "needed with use_dynamic_shifting and refused without"),
+        ("flow", {"sigmas": [1.5, 0.5]}, "the noise level 1.5 is above 1"),
+        ("flow", {"timesteps": [1001.0, 0.5]}, "the noise level 1.001 is above 1"),
+        ("flow-heun", {"num_inference_steps": 4, "s_churn": 1.0}, "takes no s_churn"),
+        ("ltxeulerancestralrf", {"sigmas": [1.0]}, "allowed: 2 or more, the last being the end"),
+    ],
+)
+def test_options_that_cannot_be(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        from_config({}, name).table(**options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flow_needs_a_mu_where_it_shifts_dynamically() -> None:
+    with pytest.raises(InvalidArgument, match="mu = None: it is needed"):
+        from_config({"use_dynamic_shifting": True}, "flow").table(4)
+    with pytest.raises(InvalidArgument, match="take 2 or more steps"):
+        from_config({"shift_terminal": 0.1}, "flow").table(1)
+    with pytest.raises(InvalidArgument, match="set both"):
+        from_config({"base_shift": None}, "flow").mu(4096)  # type: ignore[attr-defined]
 
 
 def test_other_classes_values_are_understood() -> None:

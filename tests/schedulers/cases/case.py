@@ -17,8 +17,13 @@ class Case:
     # Options of a run that the sweep tries: given to our .table, and to the reference's set_timesteps or step,
     # whichever names them. A function of (number of steps, config) makes options that depend on those.
     options: Sequence[Mapping[str, Any] | Callable[[int, Mapping[str, Any]], Mapping[str, Any]]] = ({},)
+    # What sets the reference up for a run of (number of steps, options), where that is not set_timesteps alone.
+    prepare: Callable[[Any, int | None, Mapping[str, Any]], None] | None = None
     # The reference's loop, where it is not "scale_model_input, model, step" over its timesteps: see Reference.
     drive: "Callable[[Reference], None] | None" = None
+    # What makes the toy network's bounded output m at (x, t) one of the class's kind, where it must not be bounded.
+    network: Callable[[Any, Any, float], Any] | None = None
+    wide: Sequence[str] = ()  # prediction types at which the reference's own float32 loses too many digits
     outputs: int = 1  # arrays of the sample's channels that the model puts out
     refused: Sequence[str] = ()  # parts of messages with which we refuse on purpose what the reference runs
     # Where the reference fails or gives NaN and we do not, for a listed fault: (config, steps, options) -> bool.
@@ -26,7 +31,19 @@ class Case:
     # --- laws 1 and 2 ---
     config: Mapping[str, Any] = field(default_factory=dict)  # added to the laws' config for every variant
     variants: Sequence[tuple[Mapping[str, Any], int]] = (({}, 1),)  # config and order of accuracy
+    law_options: Mapping[str, Any] = field(default_factory=dict)  # options of the laws' runs
     law_steps: Sequence[int] = (50, 125, 250)  # numbers of steps between which the order is measured
-    # "transport" or "order": why that law does not hold.
+    # Variants with fresh noise that miss the data's distribution by far: a listed fault that pictures are made with.
+    wrong: Callable[[Mapping[str, Any]], bool] = lambda options: False
+    # The key that says how many steps make up one application of the method, which begins on its "base".
+    group: str | None = None
+    # The order of a corrector, which acts on the slot "last" one step later.
+    corrector: Callable[[Mapping[str, Any]], int] | None = None
+    # "transport", "order", "noisy order" (with fresh noise alone), "previews" or "add_noise": why that does not hold.
     exempt: Mapping[str, str] = field(default_factory=dict)
     transported: Sequence[str] | None = None  # prediction types that law 1 holds for; None: all
+    law_skip: int = 0  # steps after which law 1 begins to hold
+
+    def count(self, n: int) -> int:
+        """n, or the number of steps of a class that takes few."""
+        return n if len(self.steps) > 3 else self.steps[-1]

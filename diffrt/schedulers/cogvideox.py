@@ -1,0 +1,80 @@
+"""The two schedulers of CogVideoX (Yang et al. 2024, arXiv:2408.06072): DDIM and DPM-Solver++ on shifted levels.
+
+The signal-to-noise ratio of every training step is divided by snr_shift_scale (Hoogeboom et al. 2023,
+arXiv:2301.11093, eq. 4, as a factor); zero terminal SNR is made after that. Neither clips, whatever clip_sample says.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.betas import alphas_cumprod, zero_terminal
+from diffrt.schedulers.grid import Grid, strided_grid
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.table import Rows, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogVideoX(DiscreteTime):
+    """Abstract: the levels."""
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.0120
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    clip_sample: bool = True
+    set_alpha_to_one: bool = True
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    clip_sample_range: float = 1.0
+    sample_max_value: float = 1.0
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    rescale_betas_zero_snr: bool = False
+    snr_shift_scale: float = 3.0
+
+    def abar(self) -> np.ndarray:  # [T] f32, of scaled_linear f64
+        n, trained = self.num_train_timesteps, self.trained_betas
+        a = alphas_cumprod(n, self.beta_start, self.beta_end, self.beta_schedule, trained)
+        if self.beta_schedule == "scaled_linear" and trained is None:
+            a = np.cumprod(1 - np.linspace(math.sqrt(self.beta_start), math.sqrt(self.beta_end), n) ** 2)
+        a = a / (self.snr_shift_scale + (1 - self.snr_shift_scale) * a)
+        return zero_terminal(a) if self.rescale_betas_zero_snr else a
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        stride = self.num_train_timesteps // num_inference_steps
+        times = np.round(self.times(num_inference_steps))
+        return strided_grid(self.abar(), times, stride, self.set_alpha_to_one)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogVideoXDDIMScheduler(CogVideoX):
+    """First order, deterministic: arXiv:2010.02502 eq. 12."""
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
+            kept = to.sigma / at.sigma
+            rows.add(k, at, y=x0, x0=x0, then=[kept * rows.x + (to.alpha - kept * at.alpha) * rows.y])
+        return rows.table(grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogVideoXDPMScheduler(CogVideoX):
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, section 5), one evaluation per step and the x0 of the
+    step before. The first step and one to the end of the schedule are of first order."""
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x", "y1")
+        x, y1 = rows.slots
+        for k, (at, to) in enumerate(grid):
+            x0, _ = predict(self.prediction_type, at, x, rows.m)
+            h = to.lam - at.lam
+            d = rows.y
+            if k > 0 and to.t >= 0:
+                d = d + h / (at.lam - grid.at[k - 1].lam) / 2 * (rows.y - y1)
+            new = -math.expm1(-2 * h)
+            x_next = to.sigma / at.sigma * math.exp(-h) * x + to.alpha * new * d + to.sigma * math.sqrt(new) * rows.z
+            rows.add(k, at, y=x0, x0=x0, then=[x_next, rows.y])
+        return rows.table(grid)

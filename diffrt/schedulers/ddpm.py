@@ -1,0 +1,178 @@
+"""DDPM: Ho et al. 2020 (arXiv:2006.11239). A step draws from the posterior of the forward chain, eq. 6 and 7:
+
+    q(x' | x, x0) = N(a x0 + b x, var)
+
+with var, or beta, or what the network says in its place (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.base import DiscreteTime, Scheduler
+from diffrt.schedulers.betas import alphas_cumprod, betas_of, linspace
+from diffrt.schedulers.grid import Grid, Node, training_node, vp_marginal, vp_node, whole
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.table import Rows, Table
+
+SPREADS: dict[str, Literal["variance", "range"]] = {"learned": "variance", "learned_range": "range"}
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Of x' given x and x0, between two levels of one chain; beta is the variance of x given x'."""
+
+    a: float
+    b: float
+    var: float
+    beta: float
+
+    @classmethod
+    def between(cls, at: Node, to: Node, beta: float | None = None) -> "Posterior":
+        """`beta` where the chain itself gives it, else from the two levels."""
+        beta = 1 - (at.alpha / to.alpha) ** 2 if beta is None else beta
+        rest = (1 - to.alpha**2) / at.sigma**2
+        return cls(to.alpha * beta / at.sigma**2, math.sqrt(1 - beta) * rest, rest * beta, beta)
+
+    def std(self, variance_type: str) -> float:
+        """What z is multiplied by; a learned width comes on top of that."""
+        if variance_type in SPREADS:
+            return 1.0
+        return math.sqrt(max(self.beta if variance_type.startswith("fixed_large") else self.var, 0))
+
+    def log_std(self, variance_type: str) -> tuple[float, float] | None:
+        """The range of a learned width: of the posterior, which is 0 where a run ends, and of beta."""
+        if variance_type != "learned_range":
+            return None
+        return math.log(max(self.var, 1e-20)) / 2, math.log(max(self.beta, 1e-20)) / 2
+
+
+def ancestral(
+    grid: Grid, prediction_type: str, variance_type: str, betas: Sequence[float | None]
+) -> Rows:  # betas: [n], None where a step leaves out training steps
+    """The rows of a run; y = x0. A step from training time 0 adds no noise."""
+    rows = Rows("x")
+    for k, (at, to) in enumerate(grid):
+        x0, _ = predict(prediction_type, at, rows.x, rows.m)
+        q = Posterior.between(at, to, betas[k])
+        x_next = q.a * rows.y + q.b * rows.x + (q.std(variance_type) if at.t > 0 else 0) * rows.z
+        rows.add(k, at, y=x0, x0=x0, then=[x_next], log_std=q.log_std(variance_type))
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPM(DiscreteTime):
+    """Abstract. First order, stochastic. With a learned variance the network must put out twice the channels: the
+    "learned" one is that variance itself. A run may end at custom timesteps above 0; it then still arrives at no
+    noise, and with a large variance adds some all the same."""
+
+    terminal_abar: ClassVar[float] = 0.0
+
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"] = "linear"  # type: ignore[assignment]  # more of them than others have
+    variance_type: Literal[
+        "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"
+    ] = "fixed_small"
+    clip_sample: bool = True
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    clip_sample_range: float = 1.0
+    sample_max_value: float = 1.0
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    rescale_betas_zero_snr: bool = False
+
+    def grid(self, num_inference_steps: int, timesteps: np.ndarray | None = None) -> Grid:
+        times = np.round(self.times(num_inference_steps)) if timesteps is None else whole(timesteps)
+        return Grid.through([training_node(self.abar(), t, True) for t in (*times, -1)])
+
+    def build(self, grid: Grid) -> Table:
+        rows = ancestral(grid, self.prediction_type, self.variance_type, [None] * len(grid))
+        return rows.table(grid, **self.shape(), spread=SPREADS.get(self.variance_type))
+
+
+class DDPMScheduler(DDPM):
+    """One step after another."""
+
+
+class DDPMParallelScheduler(DDPM):
+    """The same steps. (Sampling all steps in parallel is not a scheduler's business here.)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnCLIPScheduler(Scheduler):
+    """DDPM for unCLIP (Ramesh et al. 2022, arXiv:2204.06125), from the last training time to the first. A step of one
+    training step takes that one's own beta: float32 levels so near to each other keep but three digits of it."""
+
+    num_train_timesteps: int = 1000
+    variance_type: Literal["fixed_small_log", "learned_range"] = "fixed_small_log"
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+    prediction_type: Literal["epsilon", "sample"] = "epsilon"
+    beta_schedule: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"
+
+    def abar(self) -> np.ndarray:  # [T] f32
+        return alphas_cumprod(self.num_train_timesteps, 0, 0, self.beta_schedule)
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        if num_inference_steps == 1:
+            last = self.num_train_timesteps
+            raise InvalidArgument(f"num_inference_steps = 1, allowed: 2 to {last}, from the last time to the first")
+        stride = (self.num_train_timesteps - 1) / (num_inference_steps - 1)
+        times = np.round(np.arange(num_inference_steps) * stride)[::-1]
+        return Grid.through([training_node(self.abar(), t, True) for t in (*times, -1)])
+
+    def build(self, grid: Grid) -> Table:
+        train = betas_of(self.num_train_timesteps, 0, 0, self.beta_schedule)
+        betas = [float(train[int(at.t)]) if to.t == at.t - 1 else None for at, to in grid]
+        rows = ancestral(grid, self.prediction_type, self.variance_type, betas)
+        clip = self.clip_sample_range if self.clip_sample else None
+        return rows.table(grid, clip=clip, spread=SPREADS.get(self.variance_type))
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return vp_marginal(self.abar(), t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMWuerstchenScheduler(Scheduler):
+    """DDPM over times from 1 to 0 on a cosine schedule (Pernias et al. 2023, arXiv:2306.00637); the model predicts the
+    noise. Custom timesteps name where the run ends too: the last of them is only arrived at."""
+
+    scaler: float = 1.0
+    s: float = 0.008
+
+    @property
+    def last_time(self) -> float:
+        return 1.0
+
+    def abar(self, t: np.ndarray) -> np.ndarray:  # [B] f64 -> [B] f64
+        """arXiv:2102.09672 eq. 17 over a time bent by `scaler`."""
+        t = 1 - (1 - t) ** self.scaler if self.scaler > 1 else t**self.scaler
+        start, here = (np.cos((u + self.s) / (1 + self.s) * math.pi / 2) ** 2 for u in (0, t))
+        return np.clip(here / start, 0.0001, 0.9999)
+
+    def grid(self, num_inference_steps: int, timesteps: np.ndarray | None = None) -> Grid:
+        times = linspace(1, 0, num_inference_steps + 1) if timesteps is None else timesteps
+        if len(times) < 2 or times[0] > 1:
+            raise InvalidArgument(f"timesteps = {times.tolist()!r:.80}, allowed: two or more, from 1 to 0")
+        nodes = [vp_node(t, abar) for t, abar in zip(times, self.abar(times.astype(np.float64)), strict=True)]
+        if times[-1] == 0:  # where the step to 0 arrives at: the posterior's mean, though there is some noise at 0
+            last, end = nodes[-2:]
+            nodes[-1] = replace(end, sigma=Posterior.between(last, end).b * last.sigma)
+        return Grid.through(nodes)
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            x0, _ = predict("epsilon", at, rows.x, rows.m)
+            q = Posterior.between(at, to)
+            x_next = q.a * rows.y + q.b * rows.x + (math.sqrt(q.var) if to.t > 0 else 0) * rows.z
+            rows.add(k, at, y=x0, x0=x0, then=[x_next])
+        return rows.table(grid)
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        abar = self.abar(t)
+        return np.sqrt(abar), np.sqrt(1 - abar)

@@ -1,0 +1,111 @@
+"""DPM-Solver and DPM-Solver++, as an ODE and as an SDE: one formula.
+
+Lu et al. 2022: DPM-Solver (arXiv:2206.00927, eq. 3.4) integrates the noise prediction, DPM-Solver++
+(arXiv:2211.01095, eq. 8, algorithms 1 and 2 and section 5) the data prediction. With lambda = log(alpha / sigma),
+h the step in it, D0, D1, D2 scaled differences of the prediction and phi_j the integrals of the exponential against
+powers of lambda,
+
+    x' = c x - a (phi_1(k) D0 + phi_2(k) D1 + phi_3(k) D2) + b z
+
+                       prediction   c                       a          k      b
+    dpmsolver          eps          alpha' / alpha          sigma'     h      0
+    dpmsolver++        x0           sigma' / sigma          alpha'     -h     0
+    sde-dpmsolver      eps          alpha' / alpha          2 sigma'   h      sigma' sqrt(exp(2h) - 1)
+    sde-dpmsolver++    x0           sigma' / sigma exp(-h)  alpha'     -2h    sigma' sqrt(1 - exp(-2h))
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.solver import Solver
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPMSolver(Solver):
+    """Abstract."""
+
+    aliases: ClassVar = {
+        "algorithm_type": {"deis": "dpmsolver++"},
+        "solver_type": {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
+    }
+
+    solver_order: Literal[1, 2, 3] = 2
+    algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"] = "dpmsolver++"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    lower_order_final: bool = True
+    lambda_min_clipped: float = -math.inf
+    variance_type: str | None = None
+
+    def problems(self) -> Iterable[str]:
+        yield from super().problems()
+        if not self.data and getattr(self, "final_sigmas_type", None) == "zero":
+            yield f"{self.algorithm_type} cannot step to zero noise: set final_sigmas_type to sigma_min"
+        if self.algorithm_type == "sde-dpmsolver" and self.solver_order == 3:
+            yield "sde-dpmsolver has no order 3: set solver_order to 2, or algorithm_type to sde-dpmsolver++"
+
+    @property
+    def data(self) -> bool:
+        """Whether it integrates x0; else eps."""
+        return self.algorithm_type.endswith("++")
+
+    def forward_grid(self, n: int, timesteps: np.ndarray | None, mu: float | None) -> Grid:
+        times = self.training_times(n) if timesteps is None else self.custom_times(timesteps)
+        times, sigmas = self.levels(n, times, self.flow_levels(n, self.shift(mu)))
+        end = self.train_sigmas[0] if getattr(self, "final_sigmas_type", None) == "sigma_min" else 0
+        return self.through(times, np.append(sigmas, end))
+
+    def advance(self, x: np.ndarray, z: np.ndarray, at: Node, to: Node, d: Sequence[np.ndarray]) -> np.ndarray:
+        """x' of the formula, with as many differences d as its order."""
+        h = to.lam - at.lam
+        h = 0.0 if abs(h) < 1e-6 else h  # a last step from sigma_min to sigma_min, up to rounding
+        c, a, k, b = self._constants(at, to, h)
+        return c * x - a * sum(phi * term for phi, term in zip(self._phi(k, len(d)), d, strict=True)) + b * z
+
+    def _constants(self, at: Node, to: Node, h: float) -> tuple[float, float, float, float]:
+        """(c, a, k, b) of the table above."""
+        if h < 0 and self.algorithm_type.startswith("sde"):
+            raise InvalidArgument(
+                f"{self.algorithm_type} cannot step up, from sigma = {at.sigma:g} to {to.sigma:g}: "
+                "take fewer steps, or set final_sigmas_type to zero"
+            )
+        match self.algorithm_type:
+            case "dpmsolver":
+                return to.alpha / at.alpha, to.sigma, h, 0.0
+            case "dpmsolver++":
+                return to.sigma / at.sigma, to.alpha, -h, 0.0
+            case "sde-dpmsolver":
+                return to.alpha / at.alpha, 2 * to.sigma, h, to.sigma * math.sqrt(math.expm1(2 * h))
+            case _:
+                noise = to.sigma * math.sqrt(-math.expm1(-2 * h))
+                return to.sigma / at.sigma * math.exp(-h), to.alpha, -2 * h, noise
+
+    def _phi(self, k: float, order: int) -> list[float]:
+        """phi_1 = exp(k) - 1, phi_2 = phi_1 / k - 1, phi_3 = (phi_1 - k) / k^2 - 1/2; all 0 at k = 0."""
+        phi_1 = math.expm1(k)
+        if order == 1 or k == 0:
+            return [phi_1, 0.0, 0.0][:order]
+        phi_2 = phi_1 / k - 1
+        if order == 2:
+            return [phi_1, phi_1 / 2 if self.solver_type == "midpoint" else phi_2]
+        phi_3 = (phi_1 - k) / k**2 - 1 / 2
+        # The reference's SDE has the sign of its 1/2 reversed; its pictures are made with that.
+        return [phi_1, phi_2, phi_3 + 1 if self.algorithm_type == "sde-dpmsolver++" else phi_3]
+
+
+def differences(y: Sequence[np.ndarray], lams: Sequence[float], h: float) -> list[np.ndarray]:
+    """D0, D1, D2, one for each lambda, of predictions y made at lams: D0 = y[0], D1 = h y' at lams[0], and
+    D2 = h^2 y'' / 2, by divided differences."""
+    if len(lams) == 1:
+        return [y[0]]
+    first = (y[0] - y[1]) / (lams[0] - lams[1])
+    if len(lams) == 2:
+        return [y[0], h * first]
+    before = (y[1] - y[2]) / (lams[1] - lams[2])
+    second = (first - before) / (lams[0] - lams[2])
+    return [y[0], h * (first + (lams[0] - lams[1]) * second), h**2 * second]

@@ -1,0 +1,239 @@
+"""Samplers of flow models: x = (1 - sigma) x0 + sigma eps, and the network tells the flow eps - x0, which is dx/dsigma.
+
+Rectified flow: Liu et al. 2022 (arXiv:2209.03003, eq. 1); its shifted levels: Esser et al. 2024 (arXiv:2403.03206,
+eq. 23). The model is told num_train_timesteps times sigma.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.betas import f32
+from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.shifting import flow_node, shifted, stretched, time_shifted
+from diffrt.schedulers.table import Rows, Table
+
+
+def signal(node: Node) -> float:
+    """The level of a node where the levels are inverted."""
+    return node.alpha
+
+
+def noise(node: Node) -> float:
+    """The level of a node of a flow."""
+    return node.sigma
+
+
+def flow_grid(times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]
+    """Through these levels, told these times."""
+    if sigmas.max() > 1 + 1e-6:  # a shift may round the last one up
+        raise InvalidArgument(f"the noise level {sigmas.max():g} is above 1: give smaller sigmas or timesteps")
+    return Grid.through([flow_node(t, s) for t, s in zip((*times, 0.0), sigmas, strict=True)], level=noise)
+
+
+def euler(grid: Grid, sign: int = 1, resample: bool = False) -> Table:
+    """Along the flow the network tells (times sign), or to the picture and back with fresh noise."""
+    rows = Rows("x")
+    for k, (at, to) in enumerate(grid):
+        flow = sign * rows.m
+        x0, _ = predict("flow_prediction", at, rows.x, flow)
+        x_next = to.alpha * rows.y + to.sigma * rows.z if resample else rows.x + (to.sigma - at.sigma) * flow
+        rows.add(k, at, y=x0, x0=x0, then=[x_next])
+    return rows.table(grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowTime(Scheduler):
+    """Abstract. Training time is num_train_timesteps times sigma, up to num_train_timesteps itself."""
+
+    num_train_timesteps: int = 1000
+
+    @property
+    def last_time(self) -> float:
+        return self.num_train_timesteps
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sigma = t / self.num_train_timesteps
+        return (sigma, 1 - sigma) if getattr(self, "invert_sigmas", False) else (1 - sigma, sigma)
+
+    def evenly(self, n: int, shift: float) -> np.ndarray:  # [n] f64
+        """From the highest training level to the lowest, 1 / num_train_timesteps, both of them shifted."""
+        T = self.num_train_timesteps
+        high, low = shifted(np.array([T, 1], f32) / T, shift)
+        return np.linspace(float(high) * T, float(low) * T, n) / T
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftedFlow(FlowTime):
+    """Abstract. Levels that are shifted, stretched and re-spaced, in this order. Options: custom sigmas, which are
+    shifted as well; custom timesteps, which tell the model another time than that of its level where there is a
+    shift; both; and mu, which use_dynamic_shifting needs."""
+
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float | None = 0.5
+    max_shift: float | None = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+    invert_sigmas: bool = False
+    shift_terminal: float | None = None
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    time_shift_type: Literal["exponential", "linear"] = "exponential"
+
+    def mu(self, image_seq_len: int) -> float:
+        """The mu of a picture of so many tokens: linear between base_shift and max_shift."""
+        if self.base_shift is None or self.max_shift is None:
+            raise InvalidArgument("base_shift and max_shift are needed for mu: set both")
+        slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
+        return self.base_shift + slope * (image_seq_len - self.base_image_seq_len)
+
+    def grid(
+        self,
+        num_inference_steps: int,
+        timesteps: np.ndarray | None = None,
+        sigmas: np.ndarray | None = None,
+        mu: float | None = None,
+    ) -> Grid:
+        T, dynamic = self.num_train_timesteps, self.use_dynamic_shifting
+        if (mu is not None) != dynamic:
+            raise InvalidArgument(f"mu = {mu!r}: it is needed with use_dynamic_shifting and refused without")
+        levels: np.ndarray
+        if sigmas is not None:
+            levels = sigmas.astype(f32)
+        elif timesteps is not None:
+            levels = timesteps.astype(f32) / T
+        else:
+            levels = self.evenly(num_inference_steps, 1.0 if dynamic else self.shift)
+        levels = shifted(levels, self.shift) if mu is None else time_shifted(levels, mu, self.time_shift_type)
+        if self.shift_terminal:
+            if levels[-1] == 1:
+                raise InvalidArgument("shift_terminal moves the last level, which is the first: take 2 or more steps")
+            levels = stretched(levels, self.shift_terminal)
+        if respace := self.respacing():
+            levels = respace(float(levels[-1]), float(levels[0]), len(levels))
+        levels = levels.astype(f32)
+        if not self.invert_sigmas:
+            return flow_grid(levels * T if timesteps is None else timesteps.astype(f32), np.append(levels, 0))
+        # Time is how much picture there is, and the network tells x0 - eps.
+        nodes = [Node(float(level * T), float(level), 1 - float(level)) for level in (*(1 - levels), f32(1))]
+        return Grid.through(nodes, level=signal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatchEulerDiscreteScheduler(ShiftedFlow):
+    """First order along the flow; with stochastic_sampling, as FlowMatchLCM."""
+
+    stochastic_sampling: bool = False
+
+    def problems(self) -> Iterable[str]:
+        if self.stochastic_sampling and self.invert_sigmas:
+            yield "stochastic_sampling is not defined for inverted levels: set invert_sigmas to False"
+
+    def build(self, grid: Grid) -> Table:
+        return euler(grid, -1 if self.invert_sigmas else 1, self.stochastic_sampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatchLCMScheduler(ShiftedFlow):
+    """Few steps of a flow's consistency model: to the picture, and back to the next level with fresh noise. Algorithm
+    3 of Luo et al. 2023 (arXiv:2310.04378), for flows."""
+
+    scale_factors: tuple[float, ...] | None = None
+    upscale_mode: Literal["nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"] = "bicubic"
+
+    def problems(self) -> Iterable[str]:
+        if self.scale_factors:
+            yield "scale_factors enlarge the latents between steps, which a table cannot: set it to None"
+        if self.invert_sigmas:
+            yield "its step is not defined for inverted levels: set invert_sigmas to False"
+
+    def build(self, grid: Grid) -> Table:
+        return euler(grid, resample=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatchHeunDiscreteScheduler(FlowTime):
+    """Second order: the mean of the flows at both ends of a step. Algorithm 1 of Karras et al. 2022
+    (arXiv:2206.00364) without its churn, in sigma of the flow; the last step, to no noise, is Euler's."""
+
+    shift: float = 1.0
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        levels = shifted(self.evenly(num_inference_steps, self.shift), self.shift).astype(f32)
+        return flow_grid(levels * self.num_train_timesteps, np.append(levels, 0))
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x", "half")  # half a step along the first flow
+        x, half = rows.slots
+        for k, (at, to) in enumerate(grid):
+            h = to.sigma - at.sigma
+            x0, _ = predict("flow_prediction", at, x, rows.m)
+            rows.add(k, at, y=x0, x0=x0, then=[x + h * rows.m, x + h / 2 * rows.m if to.sigma else 0 * x])
+            if to.sigma:
+                x0, _ = predict("flow_prediction", to, x, rows.m)
+                rows.add(k, to, y=x0, x0=x0, then=[half + h / 2 * rows.m, 0 * x])
+        return rows.table(grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMapEulerDiscreteScheduler(FlowTime):
+    """First order along the mean flow from each time t to the next, r, which a flow map tells. Boffi et al. 2024
+    (arXiv:2406.07507). A table tells the network t alone; r is the t of the next row, and 0 in the last: what wraps
+    the network must look it up in table.t. Options: custom sigmas or timesteps, both of which are shifted."""
+
+    shift: float = 1.0
+
+    def grid(
+        self, num_inference_steps: int, timesteps: np.ndarray | None = None, sigmas: np.ndarray | None = None
+    ) -> Grid:
+        if sigmas is None:
+            even = np.linspace(1, 0, num_inference_steps + 1)[:-1]
+            sigmas = even if timesteps is None else timesteps / self.num_train_timesteps
+        levels = shifted(sigmas, self.shift)
+        return flow_grid(levels * self.num_train_timesteps, np.append(levels, 0))
+
+    def build(self, grid: Grid) -> Table:
+        return euler(grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LTXEulerAncestralRFScheduler(FlowTime):
+    """First order along the flow, below the next level and up to it with fresh noise. That is ancestral Euler (Song et
+    al. 2020, arXiv:2010.02502, eq. 16) for a flow; eta is how far below.
+
+    A config's keys of FlowMatchEulerDiscreteScheduler, and the option mu, shape its levels as they shape that one's.
+    Custom sigmas are used as they are, and the last of them is the level arrived at."""
+
+    eta: float = 1.0
+    s_noise: float = 1.0
+
+    def problems(self) -> Iterable[str]:
+        if not self.s_noise:
+            yield "s_noise = 0 would leave less noise than the levels say: set eta to 0 to add none"
+
+    def grid(self, num_inference_steps: int, sigmas: np.ndarray | None = None, mu: float | None = None) -> Grid:
+        if sigmas is None:
+            return FlowMatchEulerDiscreteScheduler.from_config(self.config).grid(num_inference_steps, mu=mu)
+        if len(sigmas) < 2:
+            raise InvalidArgument(f"sigmas = {sigmas.tolist()}, allowed: 2 or more, the last being the end, mostly 0")
+        levels = sigmas.astype(f32)
+        return flow_grid(levels[:-1] * self.num_train_timesteps, levels)
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            x0, _ = predict("flow_prediction", at, rows.x, rows.m)
+            down = to.sigma * (1 + (to.sigma / at.sigma - 1) * self.eta)
+            kept = to.alpha / (1 - down)
+            up = math.sqrt(max(to.sigma**2 - (kept * down) ** 2, 0))
+            fallen = rows.y + down / at.sigma * (rows.x - rows.y)
+            rows.add(k, at, y=x0, x0=x0, then=[kept * fallen + self.s_noise * up * rows.z])
+        return rows.table(grid)

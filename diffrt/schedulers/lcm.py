@@ -1,0 +1,136 @@
+"""Samplers of distilled models, in a few steps over the times that the distillation visited.
+
+LCM: Luo et al. 2023 (arXiv:2310.04378), algorithm 3 and equation 9, with the boundary condition of Song et al. 2023
+(arXiv:2303.01469, eq. 5). TCD: Zheng et al. 2024 (arXiv:2402.19159), algorithm 4.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.betas import f32
+from diffrt.schedulers.config import allows
+from diffrt.schedulers.grid import Grid, Node, training_node, vp_node
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.table import Rows, Table, Threshold
+
+SIGMA_DATA = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled(DiscreteTime):
+    """Abstract. The model was taught original_inference_steps of the training times; a run visits some of those."""
+
+    terminal_abar: ClassVar[float] = 0.0
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    original_inference_steps: int = 50
+    clip_sample: bool = False
+    clip_sample_range: float = 1.0
+    set_alpha_to_one: bool = True
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    timestep_scaling: float = 10.0
+    rescale_betas_zero_snr: bool = False
+
+    def problems(self) -> Iterable[str]:
+        if self.original_inference_steps > self.num_train_timesteps:
+            yield (
+                f"original_inference_steps = {self.original_inference_steps}, "
+                f"allowed: 1 to {self.num_train_timesteps} (num_train_timesteps)"
+            )
+
+    def taught(self, steps: int, strength: float) -> np.ndarray:  # [m] i64, ascending
+        """The times of a distillation in so many steps, of which a strength below 1 keeps the lowest."""
+        if not allows(float, strength) or not 0 < strength <= 1:
+            raise InvalidArgument(f"strength = {strength!r}, allowed: above 0, at most 1")
+        if not allows(int, steps) or not 1 <= steps <= self.num_train_timesteps:
+            raise InvalidArgument(f"original_inference_steps = {steps!r}, allowed: 1 to {self.num_train_timesteps}")
+        return np.arange(1, int(steps * strength) + 1) * (self.num_train_timesteps // steps) - 1
+
+    def nodes(
+        self, n: int, times: np.ndarray | None, taught: np.ndarray, strength: float, most: int | None = None
+    ) -> list[Node]:
+        """Those of custom times, or of n even steps down the taught ones."""
+        if times is not None and strength != 1:
+            raise InvalidArgument(f"strength = {strength!r} and timesteps: give the timesteps of that part alone")
+        if times is None:
+            most = len(taught) if most is None else min(most, len(taught))
+            if n > most:
+                raise InvalidArgument(
+                    f"num_inference_steps = {n}, allowed: up to {most}, what the distillation had (times strength)"
+                )
+            times = taught[::-1][np.linspace(0, len(taught), n, endpoint=False).astype(int)]
+        abar = self.abar()
+        return [training_node(abar, t, True) for t in np.trunc(times)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LCMScheduler(Distilled):
+    """Few steps of a latent consistency model: to the picture, and back to the next time with fresh noise. The last
+    step keeps the picture. Options: custom timesteps, original_inference_steps in place of the key's, and strength
+    (the share of the taught times, from the lowest, that a run visits)."""
+
+    def grid(
+        self,
+        num_inference_steps: int,
+        timesteps: np.ndarray | None = None,
+        original_inference_steps: int | None = None,
+        strength: float = 1.0,
+    ) -> Grid:
+        original = self.original_inference_steps if original_inference_steps is None else original_inference_steps
+        nodes = self.nodes(num_inference_steps, timesteps, self.taught(original, strength), strength)
+        return Grid.through([*nodes, vp_node(0, 1.0)])
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
+            # arXiv:2303.01469 eq. 5: the identity at t = 0, and all but x0 itself soon after.
+            scaled = at.t * self.timestep_scaling
+            norm = math.hypot(scaled, SIGMA_DATA)
+            picture = (SIGMA_DATA / norm) ** 2 * rows.x + scaled / norm * rows.y
+            rows.add(k, at, y=x0, x0=x0, then=[to.alpha * picture + to.sigma * rows.z])
+        if self.thresholding:
+            return rows.table(grid, threshold=Threshold(self.dynamic_thresholding_ratio, self.sample_max_value))
+        return rows.table(grid, clip=self.clip_sample_range if self.clip_sample else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TCDScheduler(Distilled):
+    """Few steps of a trajectory consistency model: to a time below the next one, and up to that with fresh noise. The
+    lower time is (1 - eta) t' (eta is the paper's gamma); the last step arrives at 0. It never clips.
+
+    Options: custom timesteps, strength, and original_inference_steps: where that is given, it only limits the number
+    of steps, which are then spread over all training times."""
+
+    def grid(
+        self,
+        num_inference_steps: int,
+        timesteps: np.ndarray | None = None,
+        original_inference_steps: int | None = None,
+        strength: float = 1.0,
+    ) -> Grid:
+        own = original_inference_steps is None
+        taught = self.taught(self.original_inference_steps if own else self.num_train_timesteps, strength)
+        nodes = self.nodes(num_inference_steps, timesteps, taught, strength, original_inference_steps)
+        return Grid.through([*nodes, vp_node(0, self.abar()[0])])
+
+    def build(self, grid: Grid, eta: float = 0.3) -> Table:
+        rows, abar = Rows("x"), self.abar()
+        for k, (at, to) in enumerate(grid):
+            x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
+            s = vp_node(to.t, abar[int(f32(1 - eta) * f32(to.t))])
+            fallen, kept = s.alpha * rows.y + s.sigma * eps, to.alpha / s.alpha
+            rows.add(k, at, y=x0, x0=x0, then=[kept * fallen + math.sqrt(max(1 - kept**2, 0)) * rows.z])
+        return rows.table(grid)

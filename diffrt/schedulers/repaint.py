@@ -1,0 +1,89 @@
+"""RePaint: Lugmayr et al. 2022 (arXiv:2201.09865), algorithm 1, with steps of DDIM (arXiv:2010.02502, eq. 12 and 16).
+
+A run goes down in time and, again and again, back up by fresh noise, so that what is drawn comes to fit what is
+known. The table holds that walk. The mask and the known picture are the loop's business, as in tasks/inpaint.py: after
+row i, a `settle` hook puts the known part back at the noise level of row i + 1, where the table's row calls the model.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.betas import alphas_cumprod, betas_of
+from diffrt.schedulers.ddim import split_noise
+from diffrt.schedulers.grid import Grid, Node, training_node, vp_marginal
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.table import Rows, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class RePaintScheduler(Scheduler):
+    """One evaluation per step down. A step up is one row of fresh noise for each training step in it. Both count as
+    steps of the run, so that a table has more than num_inference_steps of them."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear"
+    eta: float = 0.0
+    trained_betas: tuple[float, ...] | None = None
+    clip_sample: bool = True
+
+    def _schedule(self) -> tuple:
+        return self.num_train_timesteps, self.beta_start, self.beta_end, self.beta_schedule, self.trained_betas
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        betas_of(*self._schedule())  # refuses those that cannot be used
+
+    def grid(self, num_inference_steps: int, jump_length: int = 10, jump_n_sample: int = 10) -> Grid:
+        """Down from the last of num_inference_steps times to the first; on the way, at every jump_length-th, back
+        up as many steps and down again, jump_n_sample - 1 times. The betas of a step up are those of one stride too
+        late, as in the reference: where a stride is more than one training step, x comes back noisier than the model is
+        told. Nodes of a step up have the level that x has, and the times of those betas."""
+        for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
+            if value < 1:
+                raise InvalidArgument(f"{name} = {value}, allowed: from 1")
+        n, abar, betas = num_inference_steps, alphas_cumprod(*self._schedule()), betas_of(*self._schedule())
+        stride = self.num_train_timesteps // n
+        jumps = {j: jump_n_sample - 1 for j in range(0, n - jump_length, jump_length)}
+        steps: list[tuple[Node, Node]] = []
+        k = n
+        while k > 0:
+            k -= 1
+            here = training_node(abar, (k - 1) * stride, True)
+            steps.append((training_node(abar, k * stride, True), here))
+            if not jumps.get(k, 0):
+                continue
+            jumps[k] -= 1
+            for _ in range(jump_length):
+                first, k = k * stride, k + 1
+                alpha = here.alpha * math.sqrt(np.prod(1 - betas[first : k * stride].astype(np.float64)))
+                above = Node(float(k * stride), alpha, math.sqrt(1 - alpha**2))
+                steps.append((replace(here, t=float(first)), above))
+                here = above
+        at, to = zip(*steps, strict=True)
+        return Grid(at, to)
+
+    def build(self, grid: Grid) -> Table:
+        rows, betas = Rows("x"), betas_of(*self._schedule()).astype(np.float64)
+        for k, (at, to) in enumerate(grid):
+            if to.t > at.t:
+                alpha = at.alpha
+                for t in range(int(at.t), int(to.t)):
+                    node = Node(float(t), alpha, math.sqrt(1 - alpha**2))
+                    kept = math.sqrt(1 - betas[t])
+                    rows.add_noise(k, node, [kept * rows.x + math.sqrt(betas[t]) * rows.z])
+                    alpha *= kept
+                continue
+            x0, eps = predict("epsilon", at, rows.x, rows.m)
+            direction, std = split_noise(at, to, self.eta)
+            rows.add(k, at, y=x0, x0=x0, then=[to.alpha * rows.y + direction * eps + std * rows.z])
+        return rows.table(grid, clip=1.0 if self.clip_sample else None)
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return vp_marginal(alphas_cumprod(*self._schedule()), t)

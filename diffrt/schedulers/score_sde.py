@@ -1,0 +1,102 @@
+"""Reverse diffusion of score SDEs: Song et al. 2020 (arXiv:2011.13456), equation 6 with the discretisation of
+appendix E, predictors of algorithms 2 (variance exploding) and 3 (variance preserving)."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.betas import f32, linspace
+from diffrt.schedulers.grid import Grid, Node, vp_node
+from diffrt.schedulers.table import Rows, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSdeVeScheduler(Scheduler):
+    """Reverse diffusion of x = x0 + sigma eps by a score model that is told sigma. The last step adds no noise.
+
+    The corrector's step depends on what the network says, which a table cannot: whoever wants its correct_steps runs
+    `correct` so many times before each row, with the network's output for the same time.
+    """
+
+    num_train_timesteps: int = 2000
+    snr: float = 0.15
+    sigma_min: float = 0.01
+    sigma_max: float = 1348.0
+    sampling_eps: float = 1e-5
+    correct_steps: int = 1
+
+    def problems(self) -> Iterable[str]:
+        if self.sigma_min >= self.sigma_max:
+            yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
+
+    @property
+    def last_time(self) -> float:
+        return self.sigma_max
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones_like(t), t
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        n, low, high = num_inference_steps, self.sigma_min, self.sigma_max
+        times = linspace(1, self.sampling_eps, n)
+        told = f32(low) * f32(high / low) ** times
+        # In float64, and then rounded, as torch's float32 exp mostly is; [-1] is below the first.
+        train = np.append(np.exp(linspace(math.log(low), math.log(high), n).astype(float)).astype(f32), 0)
+        index = (times * f32(n - 1)).astype(int)
+        at = tuple(Node(float(t), 1.0, float(train[i])) for t, i in zip(told, index, strict=True))
+        return Grid(at, tuple(Node(0.0, 1.0, float(train[i - 1])) for i in index), high)
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            fall = at.sigma**2 - to.sigma**2
+            noise = 0.0 if k == len(grid) - 1 else math.sqrt(fall)
+            x0 = rows.x + at.sigma**2 * rows.m
+            rows.add(k, at, y=x0, x0=x0, then=[rows.x + fall * rows.m + noise * rows.z])
+        return rows.table(grid)
+
+    def correct(self, x: np.ndarray, score: np.ndarray, noise: np.ndarray) -> np.ndarray:  # all [B, ...]
+        """One step of annealed Langevin dynamics at a fixed level (algorithm 4), as long as snr and the mean norms of
+        score and noise over the batch say."""
+        norms = [np.linalg.norm(a.reshape(len(a), -1), axis=1).mean() for a in (noise, score)]
+        step = x.dtype.type(2 * (self.snr * norms[0] / norms[1]) ** 2)
+        return x + step * score + np.sqrt(2 * step) * noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSdeVpScheduler(Scheduler):
+    """Euler-Maruyama steps of 1 / n over times from 1 to 0, by a model of the noise. The last step adds none."""
+
+    num_train_timesteps: int = 2000
+    beta_min: float = 0.1
+    beta_max: float = 20
+    sampling_eps: float = 1e-3
+
+    def problems(self) -> Iterable[str]:
+        if not 0 < self.beta_min <= self.beta_max:
+            yield f"beta_min = {self.beta_min:g}, allowed: above 0 and at most beta_max = {self.beta_max:g}"
+
+    @property
+    def last_time(self) -> float:
+        return 1.0
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (33)
+        log_alpha = -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
+        return np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        times = linspace(1, self.sampling_eps, num_inference_steps).astype(float)
+        nodes = [Node(*map(float, node)) for node in zip(times, *self.marginal(times), strict=True)]
+        return Grid.through([*nodes, vp_node(0, 1.0)])
+
+    def build(self, grid: Grid) -> Table:
+        rows, dt = Rows("x"), 1 / (len(grid) + grid.skipped)
+        for k, (at, to) in enumerate(grid):
+            beta = self.beta_min + at.t * (self.beta_max - self.beta_min)
+            mean = (1 + beta * dt / 2) * rows.x - beta * dt / at.sigma * rows.m
+            x0 = (rows.x - at.sigma * rows.m) / at.alpha
+            rows.add(k, at, y=x0, x0=x0, then=[mean + (math.sqrt(beta * dt) * rows.z if to.sigma else 0)])
+        return rows.table(grid)

@@ -1,0 +1,156 @@
+"""What the exponential integrators share: keys, noise levels, and how the network is read.
+
+Their noise levels are those of n + 1 training times, of which one end is only arrived at, or levels re-spaced
+between the training's ends (grid.RESPACINGS), or the shifted levels of a flow.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.betas import f32, sigmas_of
+from diffrt.schedulers.grid import RESPACINGS, Grid, Node, noise_to_signal, spaced, time_of, vp_node_of_sigma
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
+from diffrt.schedulers.table import Rows, Threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(DiscreteTime):
+    """Abstract."""
+
+    flow_respacings: ClassVar[tuple[str, ...]] = ()  # the re-spacings that use_flow_sigmas can be combined with
+
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "epsilon"
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    use_flow_sigmas: bool = False
+    flow_shift: float = 1.0
+
+    def problems(self) -> Iterable[str]:
+        for key in RESPACINGS:
+            if self.use_flow_sigmas and getattr(self, key, False) and key not in self.flow_respacings:
+                yield f"use_flow_sigmas and {key} exclude each other: keep one"
+        if self.prediction_type == "flow_prediction" and not self.use_flow_sigmas:
+            yield "prediction_type flow_prediction needs use_flow_sigmas: set it to True"
+        if self.prediction_type == "v_prediction" and self.use_flow_sigmas:
+            yield "v_prediction is not what a flow model predicts: set use_flow_sigmas to False"
+        if getattr(self, "variance_type", None) in ("learned", "learned_range"):
+            yield "a learned variance_type is not supported: the network must put out the mean alone"
+
+    @property
+    def threshold(self) -> Threshold | None:
+        return Threshold(self.dynamic_thresholding_ratio, self.sample_max_value) if self.thresholding else None
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.use_flow_sigmas:
+            return 1 - t / self.num_train_timesteps, t / self.num_train_timesteps
+        return super().marginal(t)
+
+    @property
+    def train_sigmas(self) -> np.ndarray:  # [T] f32
+        return sigmas_of(self.abar())
+
+    @property
+    def usable(self) -> int:
+        """How many training steps are used: those of a lambda below lambda_min_clipped are not, which cosine schedules
+        need."""
+        abar = self.abar()
+        lam = np.log(np.sqrt(abar)) - np.log(np.sqrt(1 - abar))
+        return len(lam) - int(np.searchsorted(lam[::-1], getattr(self, "lambda_min_clipped", -math.inf)))
+
+    def training_times(self, n: int, end: Literal["first", "last"] = "last") -> np.ndarray:  # [n] f64, descending
+        """Whole training times; the end that is only arrived at is the last of n + 1, or for inversion the first."""
+        if self.timestep_spacing == "trailing":
+            stride = self.num_train_timesteps / n
+            return np.round(spaced("trailing", n, self.usable, stride=stride))
+        times = np.round(spaced(self.timestep_spacing, n + 1, self.usable, self.steps_offset))
+        return times[:-1] if end == "last" else times[1:]
+
+    def custom_times(self, timesteps: np.ndarray) -> np.ndarray:  # [n] f64
+        """Timesteps of the user's, cut to whole ones."""
+        if self.use_flow_sigmas or self.respacing():
+            raise InvalidArgument(
+                "timesteps cannot be chosen where re-spaced or flow sigmas choose them: give only one"
+            )
+        if timesteps[0] > self.last_time:
+            raise InvalidArgument(f"timesteps begin at {timesteps[0]:g}, allowed: at most {self.last_time:g}")
+        return np.trunc(timesteps)
+
+    def shift(self, mu: float | None) -> float:
+        """The static shift of a run, from the config or by what mu it is given."""
+        if mu is None:
+            return self.flow_shift
+        self.check_dynamic(mu)
+        return dynamic_shift(mu, getattr(self, "time_shift_type", "exponential"))
+
+    def check_dynamic(self, mu: float) -> None:
+        if not getattr(self, "use_dynamic_shifting", False):
+            raise InvalidArgument(f"mu = {mu!r} is for dynamic shifting: set use_dynamic_shifting, or leave mu out")
+
+    def flow_levels(self, n: int, shift: float) -> np.ndarray:  # [n] f64, descending
+        """The levels of as many equal steps from just below 1 to 0, shifted, without the 0."""
+        return shifted(1.0 - np.linspace(1, 1 / self.num_train_timesteps, n + 1), shift)[:0:-1]
+
+    def levels(
+        self, n: int, times: np.ndarray, flow: np.ndarray, ends: tuple[float | None, float | None] = (None, None)
+    ) -> tuple[np.ndarray, np.ndarray]:  # [n] f64, [n] f64
+        """(times, sigmas): re-spaced between the training's (lower, upper) ends or those given, or the flow's, or
+        at these training times. The network is told whole times."""
+        train = self.train_sigmas
+        if respace := self.respacing():
+            low, high = (float(here if end is None else end) for here, end in zip(train[[0, -1]], ends, strict=True))
+            sigmas = respace(low, high, n)
+            if self.use_flow_sigmas:
+                sigmas = sigmas / (sigmas + 1)
+                times = sigmas * self.num_train_timesteps
+            else:
+                times = time_of(sigmas, train)
+                times = np.round(times) if self.rounds_times() else times
+        elif self.use_flow_sigmas:
+            sigmas, times = flow, flow * self.num_train_timesteps
+        else:
+            sigmas = np.interp(times, np.arange(len(train)), train)
+        return np.trunc(times), sigmas
+
+    def rounds_times(self) -> bool:
+        """Whether the times of re-spaced levels are rounded; else they are cut."""
+        return self.use_karras_sigmas
+
+    def last_level(self, sigmas: np.ndarray) -> float:
+        """Where a run ends that does not end at zero noise: training step 0, or nowhere else than its last level."""
+        return float(sigmas[-1] if self.use_flow_sigmas or self.respacing() else self.train_sigmas[0])
+
+    def through(self, times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]
+        nodes = [self._node(t, sigma) for t, sigma in zip((*times, 0.0), sigmas.astype(f32), strict=True)]
+        return Grid.through(nodes, level=attrgetter("sigma") if self.use_flow_sigmas else noise_to_signal)
+
+    def _node(self, t: float, sigma: float) -> Node:
+        return flow_node(t, sigma) if self.use_flow_sigmas else vp_node_of_sigma(t, sigma)
+
+    def predictions(self, rows: Rows, at: Node, data: bool, shaped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(x0, what the table's y is of x and m, what the formula reads): x0 where `data`, else eps. A threshold
+        acts on x0; what it leaves says what eps is."""
+        x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
+        if data:
+            return x0, x0, rows.y
+        if shaped:
+            return x0, x0, (rows.x - at.alpha * rows.y) / at.sigma
+        return x0, eps, rows.y
+
+
+def order_at(k: int, n: int, most: int, short: bool, ends_at_one: bool) -> int:
+    """The order of step k of n: as many past outputs as there are, and fewer in the last two steps of a short run."""
+    if k == n - 1 and (short or ends_at_one):
+        return 1
+    return min(most, k + 1, 2 if k == n - 2 and short else most)

@@ -1,0 +1,106 @@
+"""UniPC: Zhao et al. 2023 (arXiv:2302.04867), theorem 3.1 (UniC) and corollary 3.2 (UniP), multistep.
+
+UniP is an Adams-Bashforth and UniC an Adams-Moulton method of the exponential integrals of exponential.py: the paper's
+B(h) cancels out of their solution but where two outputs meet, whose slope it weighs with B(h) / 2.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.exponential import weights
+from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.shifting import shifted, stretched, time_shifted
+from diffrt.schedulers.solver import Solver
+from diffrt.schedulers.table import Rows, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniPCMultistepScheduler(Solver):
+    """A predictor of order 1 to 3, and a corrector of one order more that costs no evaluation: the output at the
+    predicted x also corrects the step that led there. disable_corrector lists the steps that are left as they are.
+    """
+
+    aliases: ClassVar = {"solver_type": dict.fromkeys(("midpoint", "heun", "logrho"), "bh2")}
+    flow_respacings: ClassVar = ("use_karras_sigmas",)
+
+    solver_order: Literal[1, 2, 3] = 2
+    predict_x0: bool = True
+    solver_type: Literal["bh1", "bh2"] = "bh2"
+    lower_order_final: bool = True
+    disable_corrector: tuple[int, ...] = ()
+    solver_p: Literal[None] = None  # another predictor: an object, which no config can hold
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    rescale_betas_zero_snr: bool = False
+    use_dynamic_shifting: bool = False
+    time_shift_type: Literal["exponential", "linear"] = "exponential"
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    shift_terminal: float | None = None
+
+    def problems(self) -> Iterable[str]:
+        yield from super().problems()
+        if self.final_sigmas_type == "zero" and not self.predict_x0:
+            yield "predict_x0 False cannot step to zero noise: set final_sigmas_type to sigma_min"
+        if self.use_flow_sigmas and not self.predict_x0:
+            yield "a flow needs predict_x0 True: it starts where eps says nothing about the picture"
+        if self.shift_terminal is not None and not self.use_flow_sigmas:
+            yield "shift_terminal needs use_flow_sigmas: set it to True"
+
+    def grid(self, num_inference_steps: int, sigmas: np.ndarray | None = None, mu: float | None = None) -> Grid:
+        n = num_inference_steps
+        if sigmas is not None:
+            if not self.use_flow_sigmas:
+                raise InvalidArgument("sigmas are for flows: set use_flow_sigmas, or leave them out")
+            if self.respacing():
+                raise InvalidArgument("sigmas cannot be chosen where they are re-spaced: give only one")
+            if sigmas[0] > 1:
+                raise InvalidArgument(f"sigmas begin at {sigmas[0]:g}, allowed: at most 1")
+        flow = self._flow(n, sigmas, mu) if self.use_flow_sigmas else np.empty(0)
+        times, sigmas = self.levels(n, self.training_times(n), flow, (self.sigma_min, self.sigma_max))
+        if sigmas[0] < sigmas[-1]:
+            raise InvalidArgument(f"sigma_min = {sigmas[-1]:g} must be below sigma_max = {sigmas[0]:g}")
+        end = self.last_level(sigmas) if self.final_sigmas_type == "sigma_min" else 0
+        return self.through(times, np.append(sigmas, end))
+
+    def _flow(self, n: int, sigmas: np.ndarray | None, mu: float | None) -> np.ndarray:  # [n] f64
+        """Those sigmas, or as many equal steps from 1, shifted. It starts a little below 1: lambda must be finite."""
+        if sigmas is None:
+            sigmas = np.linspace(1, 1 / self.num_train_timesteps, n + 1)[:-1]
+        if mu is not None:
+            self.check_dynamic(mu)
+            sigmas = time_shifted(sigmas, mu, self.time_shift_type)
+        elif self.use_dynamic_shifting:
+            raise InvalidArgument("use_dynamic_shifting needs mu, from the size of the picture: give it")
+        else:
+            sigmas = shifted(sigmas, self.flow_shift)
+        if self.shift_terminal:
+            sigmas = stretched(sigmas, self.shift_terminal)
+        return np.append(sigmas[0] - 1e-6 if abs(sigmas[0] - 1) < 1e-6 else sigmas[0], sigmas[1:])
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x", "last", *(f"y{j}" for j in range(1, self.solver_order + 1)))
+        x, last, *past = rows.slots
+        nodes, n, before = grid.distinct().at, len(grid), 1
+        for k, (at, to) in enumerate(grid):
+            x0, reads, y = self.predictions(rows, at, self.predict_x0, shaped=False)
+            if k and k - 1 + grid.skipped not in self.disable_corrector:
+                x = self._step(last, nodes[k - 1], at, nodes[k::-1][: before + 1], (y, *past))
+            final = n - k if self.lower_order_final else n
+            order = min(self.solver_order, k + 1, final if to.sigma else 1)  # only order 1 steps to zero noise
+            x_next = self._step(x, at, to, nodes[k::-1][:order], (y, *past))
+            rows.add(k, at, y=reads, x0=x0, then=[x_next, x, y, *past[:-1]])
+            x, before = rows.x, order
+        return rows.table(grid, threshold=self.threshold if self.predict_x0 else None)
+
+    def _step(
+        self, x: np.ndarray, at: Node, to: Node, nodes: Sequence[Node], outputs: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """From one node to another, with the outputs that were made at these nodes."""
+        lams = [node.lam for node in nodes]
+        c, a, k = (to.sigma / at.sigma, to.alpha, 1) if self.predict_x0 else (to.alpha / at.alpha, to.sigma, -1)
+        terms = zip(weights(lams, at.lam, to.lam, k, self.solver_type), outputs, strict=False)
+        return c * x + a * sum(w * output for w, output in terms)
