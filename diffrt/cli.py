@@ -80,6 +80,16 @@ def cli(context: click.Context) -> None:
 )
 @click.option("--steps", type=int, help="Denoising steps: more is slower and finer.")
 @click.option("--guidance", type=float, help="How closely to follow the prompt; 1 is unguided, and twice as fast.")
+@click.option("--guidance-rescale", type=float, default=0.0, metavar="FLOAT", help="Against over-exposure: 0 to 1.")
+@click.option(
+    "--guidance-interval",
+    type=float,
+    nargs=2,
+    default=(0.0, 1.0),
+    metavar="FROM TO",
+    help="Guide from one share of the steps to another.",
+)
+@click.option("--cfg-plus-plus", is_flag=True, help="Guide by CFG++; --guidance is then 0 to 1.")
 @click.option("--negative", metavar="TEXT", help="What to keep out of the picture.")
 @click.option("--weighting", metavar="NAME", help="Read (word:1.3), [word] and AND: scale, mean or empty.")
 @click.option("--chunks", default="1", metavar="N|auto", help="How many times the usual length a prompt may have.")
@@ -102,6 +112,9 @@ def generate(
     rng: str,
     steps: int | None,
     guidance: float | None,
+    guidance_rescale: float,
+    guidance_interval: tuple[float, float],
+    cfg_plus_plus: bool,
     negative: str | None,
     weighting: str | None,
     chunks: str,
@@ -154,6 +167,9 @@ def generate(
                 width=width,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
+                guidance_rescale=guidance_rescale,
+                guidance_interval=guidance_interval,
+                cfg_plus_plus=cfg_plus_plus,
                 seed=each,
                 rng=rng,
             )

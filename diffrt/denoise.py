@@ -58,7 +58,7 @@ def denoise(
     slots, x0 = init_slots(table, x), x
     ends = np.append(table.step_of[1:] != table.step_of[:-1], True)
     for i in range(table.evals):
-        m = model(slots[0] * np.float32(table.c_in[i]), float(table.t[i])) if table.calls[i] else None
+        m = model(slots[0] * np.float32(table.c_in[i]), float(table.t[i]), i) if table.calls[i] else None
         if m is not None and ends[i]:
             x0 = denoised(table, i, slots, m)
         slots = apply_row(table, i, slots, m, noise(i) if table.noisy[i] else None)

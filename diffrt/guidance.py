@@ -2,18 +2,20 @@
 
 m = m(nothing) + scale * (m(prompt) - m(nothing))
 
-With several conditions each adds its part (Liu et al. 2022, arXiv:2206.01714, eq. 11).
+With several conditions each adds its part (Liu et al. 2022, arXiv:2206.01714, eq. 11). The scale may be another one in
+every row of the table: 1 outside of an interval of the run, or what CFG++ makes of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffrt.errors import InvalidArgument
+from diffrt.schedulers.table import Table
 
 F32 = NDArray[np.float32]
-Model = Callable[[F32, float], F32]  # (x [B,C,h,w], t) -> [B,C,h,w]
+Model = Callable[[F32, float, int], F32]  # (x [B,C,h,w], t, row of the table) -> [B,C,h,w]
 Conditioned = Callable[[F32, float, F32], F32]  # (x, t, embeds [B,S,D]) -> [B,C,h,w]
 
 
@@ -22,14 +24,23 @@ def is_guided(scale: float) -> bool:
     return scale > 1
 
 
-def guide(model: Conditioned, embeds: F32, negative: F32 | None, scale: float | F32) -> Model:
-    """The model of x and t alone. embeds [K*B,S,D], the first conditions of all B pictures, then the second ones;
-    negative [B,S,D], with None it is not guided; scale: one number, or [K,B], one for each condition of each picture.
+def guide(
+    model: Conditioned,
+    embeds: F32,
+    negative: F32 | None,
+    scale: float | F32,
+    factors: Sequence[float | None] | None = None,
+    rescale: float = 0.0,
+) -> Model:
+    """The model of x, t and the row alone. embeds [K*B,S,D], the first conditions of all B pictures, then the second
+    ones; negative [B,S,D], with None it is not guided; scale: one number, or [K,B], one for each condition of each
+    picture; factors [E]: by what the scale is multiplied in each row, None where the row is not guided (K = 1);
+    rescale: as in `rescaled` (K = 1).
 
     All go through the model as one batch, the negative first. Raises InvalidArgument where they cannot.
     """
     if negative is None:
-        return lambda x, t: model(x, t, embeds)
+        return lambda x, t, row: model(x, t, embeds)
     count, rest = divmod(len(embeds), len(negative))
     if rest or negative.shape[1:] != embeds.shape[1:]:
         raise InvalidArgument(
@@ -39,8 +50,53 @@ def guide(model: Conditioned, embeds: F32, negative: F32 | None, scale: float | 
     everything = np.concatenate([negative, embeds])
     scales = np.broadcast_to(np.asarray(scale, np.float32), (count, len(negative)))[..., None, None, None]
 
-    def guided(x: F32, t: float) -> F32:
+    def guided(x: F32, t: float, row: int) -> F32:
+        factor = 1.0 if factors is None else factors[row]
+        if factor is None:
+            return model(x, t, embeds)
         without, *conditions = np.split(model(np.concatenate([x] * (1 + count)), t, everything), 1 + count)
-        return without + sum(k * (with_prompt - without) for k, with_prompt in zip(scales, conditions, strict=True))
+        parts = zip(scales * np.float32(factor), conditions, strict=True)
+        m = without + sum(k * (with_prompt - without) for k, with_prompt in parts)
+        return rescaled(m, conditions[0], rescale) if rescale else m
 
     return guided
+
+
+def rescaled(m: F32, with_prompt: F32, share: float) -> F32:
+    """A share of the way from m to where each picture's standard deviation is what it is without guidance: against
+    over-exposure (Lin et al. 2023, arXiv:2305.08891, section 3.4). All [B,C,h,w]."""
+    deviations = [each.reshape(len(m), -1).std(axis=1, dtype=np.float64) for each in (with_prompt, m)]
+    factor = share * deviations[0] / deviations[1] + (1 - share)
+    return m * factor.astype(np.float32)[:, None, None, None]
+
+
+def factors(table: Table, interval: tuple[float, float], plus_plus: bool) -> list[float | None]:  # [E]
+    """By what the scale is multiplied in each row; None where it is not guided.
+
+    interval: from which to which share of its steps a run is guided (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+    """
+    start, end = (int(share * table.steps) for share in interval)
+    by_row = plus_plus_factors(table) if plus_plus else np.ones(table.evals)
+    inside = (start <= table.step_of) & (table.step_of < end)
+    return [float(factor) if guided else None for factor, guided in zip(by_row, inside, strict=True)]
+
+
+def plus_plus_factors(table: Table) -> NDArray[np.float64]:  # [E]
+    """What makes guidance CFG++ (Chung et al. 2024, arXiv:2406.08070, algorithm 2): x' is made of the guided x0, but of
+    the noise that the unguided model sees.
+
+    Where x' is linear in x and m of the row alone, it is P x + R x0 = (P alpha + R) x0 + P sigma eps. With g the
+    guided part of x0, of which the first term alone is to have its share, that is P x + R (x0 + (P alpha + R) / R g):
+    plain guidance at another scale. InvalidArgument for other samplers.
+    """
+    if len(table.slots) > 1:
+        raise InvalidArgument(
+            "cfg_plus_plus needs a sampler whose steps read nothing of the steps before, such as ddim, euler or "
+            f"euler-a; this one remembers {', '.join(table.slots[1:])}"
+        )
+    if table.clip is not None or table.threshold is not None:
+        raise InvalidArgument("cfg_plus_plus needs a sampler that does not clip: clip_sample and thresholding false")
+    of_x, of_m = table.folded[:, 0, 0], table.folded[:, 0, 2]
+    R = np.divide(of_m, table.qx0, out=np.zeros(table.evals), where=table.calls)
+    P = of_x - R * table.px0
+    return np.divide(P * table.alpha + R, R, out=np.ones(table.evals), where=R != 0)

@@ -115,6 +115,9 @@ class Pipeline:
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_interval: Sequence[float] = request.ALWAYS,
+        cfg_plus_plus: bool = False,
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] | None = None,
         rng: str = "torch-cpu",
@@ -139,6 +142,10 @@ class Pipeline:
         chunks                  how many times the text encoder's length (75 tokens in Stable Diffusion) all prompts
                                 fill, the rest is cut off; "auto": as many as the longest prompt of the call needs
         guidance_scale          1 or below: no guidance, and half the work
+        guidance_rescale        against the over-exposure of much guidance: from 0, none, to 1
+        guidance_interval       from which to which share of the steps guidance acts; the others are half the work
+        cfg_plus_plus           the guided picture with the unguided noise, at a guidance_scale from 0 to 1: for
+                                samplers without memory (ddim, euler, euler-a)
         num_images_per_prompt   pictures of one prompt lie side by side in the output
         seed                    an int gives picture i the seed+i, a list gives one each, None draws one at random
         rng                     "torch-cpu": the noise of torch.Generator("cpu"); "philox": of torch.Generator("cuda")
@@ -160,6 +167,9 @@ class Pipeline:
             width=width,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
+            cfg_plus_plus=cfg_plus_plus,
             num_images_per_prompt=num_images_per_prompt,
             seed=seed,
             rng=rng,

@@ -19,6 +19,7 @@ from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
+ALWAYS = (0.0, 1.0)
 F32 = NDArray[np.float32]
 
 
@@ -43,6 +44,9 @@ class Request:
     width: int
     num_inference_steps: int
     guidance_scale: float
+    guidance_rescale: float  # 0 to 1
+    guidance_interval: tuple[float, float]  # shares of the steps that are run
+    cfg_plus_plus: bool
     num_images_per_prompt: int
     seeds: tuple[int, ...]  # [B]
     rng: str
@@ -51,7 +55,7 @@ class Request:
 
     @property
     def guided(self) -> bool:
-        return is_guided(self.guidance_scale)
+        return self.cfg_plus_plus or is_guided(self.guidance_scale)
 
     @property
     def task(self) -> str:
@@ -62,6 +66,9 @@ class Request:
         extra: dict[str, Any] = {} if self.image is None else {"task": self.task, "strength": self.strength}
         extra |= {} if self.weighting is None else {"weighting": self.weighting}
         extra |= {} if chunks == 1 else {"chunks": chunks}
+        extra |= {"guidance_rescale": self.guidance_rescale} if self.guidance_rescale else {}
+        extra |= {"guidance_interval": list(self.guidance_interval)} if self.guidance_interval != ALWAYS else {}
+        extra |= {"cfg_plus_plus": True} if self.cfg_plus_plus else {}
         return [
             {
                 "prompt": self.prompts[i // self.num_images_per_prompt] if self.prompts else None,
@@ -95,6 +102,9 @@ def check(
     width: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_rescale: float = 0.0,
+    guidance_interval: Sequence[float] = ALWAYS,
+    cfg_plus_plus: bool = False,
     num_images_per_prompt: int = 1,
     seed: int | Sequence[int] | None = None,
     rng: str = "torch-cpu",
@@ -136,11 +146,20 @@ def check(
         raise InvalidArgument(f"unknown rng {rng!r}: {nearest(str(rng), RNGS)}")
     given: Mapping[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     steps, guidance = (getattr(manifest.defaults, k) if v is None else v for k, v in given.items())
-    guidance = _number("guidance_scale", guidance)
+    guidance, rescale = _number("guidance_scale", guidance), _share("guidance_rescale", guidance_rescale)
+    interval = _interval("guidance_interval", guidance_interval)
+    if not isinstance(cfg_plus_plus, bool):
+        raise InvalidArgument(f"cfg_plus_plus is {_shown(cfg_plus_plus)}: give True or False")
+    if cfg_plus_plus and not 0 <= guidance <= 1:
+        raise InvalidArgument(f"guidance_scale is {guidance:g}, and cfg_plus_plus takes 0 to 1: give for instance 0.6")
+    if cfg_plus_plus and rescale:
+        raise InvalidArgument("guidance_rescale scales down what cfg_plus_plus does not scale up: give one of them")
     negatives = _matching(_texts("negative_prompt", negative_prompt), count)
     rows = tuple(zip_longest(*parsed(prompts or (), weighting), fillvalue=Condition("", 0.0)))
-    if len(rows) > 1 and not is_guided(guidance):
+    if len(rows) > 1 and not (cfg_plus_plus or is_guided(guidance)):
         raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
+    if len(rows) > 1 and (rescale or interval != ALWAYS):
+        raise InvalidArgument("AND has no one prompt to fall back on: leave out guidance_rescale and guidance_interval")
     return Request(
         prompts=prompts,
         conditions=rows,
@@ -154,11 +173,18 @@ def check(
         latent_shape=latent_shape,
         image=colours(pictures, height, width) if pictures else None,
         mask=masks(masked, height, width) if masked else None,
-        strength=_share("strength", DEFAULT_STRENGTH[bool(masked)] if strength is None else strength),
+        strength=_share(
+            "strength",
+            DEFAULT_STRENGTH[bool(masked)] if strength is None else strength,
+            (" (nothing changes)", " (all is drawn anew)"),
+        ),
         height=height,
         width=width,
         num_inference_steps=_positive("num_inference_steps", steps),
         guidance_scale=guidance,
+        guidance_rescale=rescale,
+        guidance_interval=interval,
+        cfg_plus_plus=cfg_plus_plus,
         num_images_per_prompt=images // count,
         seeds=tuple(resolve_seeds(seed, images)),
         rng=rng,
@@ -206,11 +232,20 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _share(name: str, value: Any) -> float:
+def _share(name: str, value: Any, ends: tuple[str, str] = ("", "")) -> float:
     number = _number(name, value)
     if not 0 <= number <= 1:
-        raise InvalidArgument(f"{name} is {value}: give a number from 0 (nothing changes) to 1 (all is drawn anew)")
+        raise InvalidArgument(f"{name} is {value}: give a number from 0{ends[0]} to 1{ends[1]}")
     return number
+
+
+def _interval(name: str, value: Any) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(each, Real) for each in value):
+        raise InvalidArgument(f"{name} is {_shown(value)}: give two shares of the run, such as (0.2, 0.8)")
+    start, end = float(value[0]), float(value[1])
+    if not 0 <= start <= end <= 1:
+        raise InvalidArgument(f"{name} is {_shown(value)}: the shares must lie from 0 to 1, the first one first")
+    return start, end
 
 
 def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[list[Any], list[Any]]:

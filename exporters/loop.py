@@ -63,7 +63,7 @@ def loop(model: ir.Model, threshold: bool = False, spread: Literal["variance", "
         opset_imports=graph.opset_imports.copy(),
         name="loop",
     )
-    looped = ir.Model(result, ir_version=model.ir_version)
+    looped = ir.Model(result, ir_version=model.ir_version, functions=list(model.functions.values()))
     NameFixPass()(looped)  # the model may have used our names
     return looped
 

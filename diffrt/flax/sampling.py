@@ -42,9 +42,9 @@ def sample(
     def step(slots: jax.Array, at: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[jax.Array, None]:
         i, row = at
         x, z = slots[0], draw(i)
-        given = (x * row["c_in"]).astype(x.dtype), row["t"]
-        silent = jax.eval_shape(model, *given)
-        m = jax.lax.cond(row["calls"], model, lambda *_: jnp.zeros(silent.shape, silent.dtype), *given).astype(x.dtype)
+        silent = jnp.zeros_like(x) if spread is None else jnp.concatenate([jnp.zeros_like(x)] * 2, axis=1)
+        scaled = (x * row["c_in"]).astype(x.dtype)
+        m = jax.lax.cond(row["calls"], lambda: model(scaled, row["t"]).astype(x.dtype), lambda: silent)
         if spread is not None:
             m, v = jnp.split(m, 2, axis=1)
             z = z * jnp.where(row["calls"], _width(v, row, spread), 1)

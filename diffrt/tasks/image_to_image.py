@@ -5,10 +5,9 @@ from collections.abc import Generator
 
 from diffrt import noise
 from diffrt.denoise import Step, denoise, start
-from diffrt.guidance import guide
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, partial_table
+from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, guided_model, partial_table
 
 
 def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -26,7 +25,7 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
         z = request.latents
         if z is None:
             z = noise.randn(streams, request.latent_shape)
-        model = guide(parts.denoiser, *words.each(request))
+        model = guided_model(parts.denoiser, words, request, table)
         x = start(table, z, latents)
         for step in denoise(table, model, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours):
             yield step

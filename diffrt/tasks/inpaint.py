@@ -13,10 +13,10 @@ from diffrt import noise
 from diffrt.components.denoiser import Denoiser
 from diffrt.denoise import Step, denoise, noised, start
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import Conditioned, guide
+from diffrt.guidance import Conditioned
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
-from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, partial_table
+from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, guided_model, partial_table
 
 
 def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -52,7 +52,7 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
     elif original is not None:
         settle = put_back(table, original, small, z)
 
-    guided = guide(model, *words.each(request))
+    guided = guided_model(model, words, request, table)
     x = start(table, z, original if request.strength < 1 else None)
     for step in denoise(table, guided, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours, settle):
         yield step

@@ -14,6 +14,7 @@ from diffrt.components.text_encoder import TextEncoder
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Colours
 from diffrt.errors import InvalidArgument
+from diffrt.guidance import Conditioned, Model, factors, guide
 from diffrt.prompting import MOST_CHUNKS, Text
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
@@ -93,6 +94,12 @@ def encode_words(request: Request, parts: Parts) -> Words:
     parts.done(encoder)
     shares = [[condition.weight for condition in row] for row in request.conditions] or [[1.0] * len(given)]
     return Words(given, np.array(shares, np.float32), negative, chunks, truncated)
+
+
+def guided_model(model: Conditioned, words: Words, request: Request, table: Table) -> Model:
+    """What the run evaluates: the model told of the words, as closely guided as asked in each row of the table."""
+    by_row = factors(table, request.guidance_interval, request.cfg_plus_plus) if request.guided else None
+    return guide(model, *words.each(request), by_row, request.guidance_rescale)
 
 
 def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoder, lengths: Sequence[int] = ()) -> int:

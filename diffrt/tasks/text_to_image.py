@@ -4,10 +4,9 @@ from collections.abc import Generator
 
 from diffrt import noise
 from diffrt.denoise import Step, denoise, start
-from diffrt.guidance import guide
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.shared import Output, Parts, encode_words, finish
+from diffrt.tasks.shared import Output, Parts, encode_words, finish, guided_model
 
 
 def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -20,7 +19,7 @@ def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gener
     if z is None:
         z = noise.randn(streams, request.latent_shape)
 
-    model = guide(parts.denoiser, *words.each(request))
+    model = guided_model(parts.denoiser, words, request, table)
     x = start(table, z)
     for step in denoise(table, model, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours):
         yield step

@@ -167,3 +167,22 @@ def test_every_kind_of_picture(sd1_folder, tmp_path):
     for group in groups:
         outs = [pipe("a", image=one, strength=0.5, num_inference_steps=2, seed=1).images[0].tobytes() for one in group]
         assert len(set(outs)) == 1
+
+
+@pytest.mark.parametrize(("kind", "filled"), [("sd1", False), ("sd1", True), ("inpaint", True)])
+def test_kinds_of_guidance(kind, filled, request):
+    """Guidance in no step is none, in every step what it always is; the others draw something else."""
+    pipe = diffrt.load(request.getfixturevalue(f"{kind}_folder") / "bundle")
+    pipe.scheduler = SCHEDULERS["DDIMScheduler"].from_config({**pipe.scheduler.config, "clip_sample": False})
+    given = ARGUMENTS | {"image": picture(), "strength": 0.7, "num_inference_steps": 4, "seed": 3, "output_type": "np"}
+    given |= {"mask_image": mask()} if filled else {}
+
+    def drawn(**more):
+        return pipe(**(given | more)).images
+
+    assert np.array_equal(drawn(guidance_interval=(0.5, 0.5)), drawn(guidance_scale=1.0))
+    assert np.array_equal(drawn(guidance_interval=(0, 1)), drawn())
+    plus_plus = {"guidance_scale": 0.6, "cfg_plus_plus": True}
+    others = [{}, {"guidance_interval": (0, 0.6)}, {"guidance_rescale": 1.0}, plus_plus]
+    pictures = [drawn(**other) for other in others]
+    assert all(not np.array_equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])

@@ -74,6 +74,38 @@ def test_latents_and_embeddings_in(pair):
     assert_same(out.images, expected)
 
 
+def test_rescaled_guidance(pair):
+    pipe, reference = pair
+    pipe.scheduler = SCHEDULERS["DDIMScheduler"].from_config(pipe.scheduler.config)
+    reference.scheduler = diffusers.DDIMScheduler.from_config(reference.scheduler.config)
+    arguments = {
+        "prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": 4, "guidance_scale": 9.0,
+        "num_images_per_prompt": 2,
+    }  # fmt: skip
+    out = pipe(seed=11, output_type="np", guidance_rescale=0.7, **arguments)
+    assert_same(out.images, expected_images(reference, [11, 12], guidance_rescale=0.7, **arguments))
+    plain = pipe(seed=11, output_type="np", **arguments)
+    assert np.abs(plain.images - out.images).max() > 0.02
+
+
+def test_guidance_that_ends(pair):
+    """diffusers' own recipe: a callback that drops the negative half after some steps."""
+    pipe, reference = pair
+    pipe.scheduler = SCHEDULERS["EulerDiscreteScheduler"].from_config(pipe.scheduler.config)
+    reference.scheduler = diffusers.EulerDiscreteScheduler.from_config(reference.scheduler.config)
+
+    def end(reference, step, t, tensors):
+        if step == 1:  # after it
+            reference._guidance_scale = 0.0
+            tensors["prompt_embeds"] = tensors["prompt_embeds"].chunk(2)[1]
+        return tensors
+
+    arguments = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": 5, "guidance_scale": 9.0}
+    out = pipe(seed=11, output_type="np", guidance_interval=(0, 0.4), **arguments)
+    ended = {"callback_on_step_end": end, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    assert_same(out.images, expected_images(reference, [11], **arguments, **ended))
+
+
 @pytest.mark.parametrize("weighting", ["scale", "mean", "empty"])
 def test_weighted_and_long_prompts(pair, weighting):
     """Our embeddings draw the same picture there."""

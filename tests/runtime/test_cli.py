@@ -57,6 +57,21 @@ def test_generate(generate, sd1_bundle, tmp_path):
     assert {**parameters, **arguments, "seed": 7, "rng": "torch-cpu", "scheduler": "DDIMScheduler"} == parameters
 
 
+def test_guidance_and_noise_of_other_kinds(generate, sd1_bundle):
+    code, _, err = generate("-o", "a.png", "--seed", "7", "--steps", "3", "--rng", "philox",
+                            "--guidance-rescale", "0.5", "--guidance-interval", "0", "0.7")  # fmt: skip
+    assert (code, err) == (0, "")
+    arguments = {"num_inference_steps": 3, "rng": "philox", "guidance_rescale": 0.5, "guidance_interval": [0.0, 0.7]}
+    parameters = read_parameters("a.png")
+    assert {**parameters, **arguments} == parameters
+    with Image.open("a.png") as written:
+        expected = diffrt.load(sd1_bundle)("a red apple", seed=7, **arguments).images[0]
+        assert written.tobytes() == expected.tobytes()
+    code, _, err = generate("-o", "b.png", "--steps", "2", "--cfg-plus-plus", "--guidance", "7.5")
+    assert code == 2
+    assert "cfg_plus_plus takes 0 to 1" in err
+
+
 def test_several_pictures(generate, tmp_path):
     code, out, _ = generate("-n", "3", "-o", "b.webp", "--seed", "5", "--steps", "2", "--quiet")
     assert code == 0

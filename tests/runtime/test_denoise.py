@@ -15,7 +15,7 @@ X = np.random.default_rng(0).standard_normal((2, 4, 5, 7)).astype(np.float32)
 NAMES = sorted(SCHEDULERS)
 
 
-def model(x, t):
+def model(x, t, row=0):
     return np.tanh(x) * np.float32(0.3 + t / 2000)
 
 
@@ -52,7 +52,7 @@ def test_a_step_is_an_inference_step(name):
 def test_runge_kutta_evaluates_more_often_than_it_steps():
     calls = []
     steps = list(
-        denoise(PNDMScheduler.from_config(SD).table(6), lambda x, t: calls.append(t) or model(x, t), X, fresh())
+        denoise(PNDMScheduler.from_config(SD).table(6), lambda x, t, row: calls.append(t) or model(x, t), X, fresh())
     )
     assert len(steps) == 6
     assert len(calls) > 6
@@ -66,8 +66,8 @@ def test_the_estimate_is_the_picture_a_perfect_model_has_in_mind(name):
     table = SCHEDULERS[name].from_config(fitting(name, SD)).table(case_of(name).count(8))
     evaluations = iter(np.flatnonzero(table.calls))
 
-    def perfect(x, t):
-        i = next(evaluations)
+    def perfect(x, t, i):
+        assert i == next(evaluations)
         assert t == table.t[i]
         return (picture - np.float32(table.px0[i] / table.c_in[i]) * x) / np.float32(table.qx0[i])
 
@@ -110,9 +110,9 @@ def test_guidance_extrapolates():
         return x * np.float32(t) + e.mean(axis=(1, 2))[:, None, None, None]
 
     for scale in (1.5, 7.5):
-        out = guide(conditioned, embeds, negative, scale)(X, 3.0)
+        out = guide(conditioned, embeds, negative, scale)(X, 3.0, 0)
         np.testing.assert_allclose(out, X * 3 + (5 + scale * (2 - 5)), rtol=1e-5)
-    np.testing.assert_allclose(guide(conditioned, embeds, None, 7.5)(X, 3.0), X * 3 + 2)
+    np.testing.assert_allclose(guide(conditioned, embeds, None, 7.5)(X, 3.0, 0), X * 3 + 2)
     with pytest.raises(InvalidArgument, match=r"\[2, 3, 4\].*\[2, 1, 4\].*negative_prompt_embeds"):
         guide(conditioned, embeds, negative[:, :1], 2.0)
     assert sizes == [4, 4, 2]  # guided: both halves in one evaluation; otherwise only one half

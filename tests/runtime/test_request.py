@@ -34,6 +34,17 @@ BAD = [
     ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
     ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
     ({"guidance_scale": "7"}, "guidance_scale is '7'"),
+    ({"guidance_rescale": -0.1}, "guidance_rescale is -0.1: give a number from 0 to 1"),
+    ({"guidance_rescale": float("nan")}, "guidance_rescale is nan"),
+    ({"guidance_interval": 0.5}, "guidance_interval is 0.5: give two shares"),
+    ({"guidance_interval": (0.1, 0.2, 0.3)}, "give two shares of the run, such as (0.2, 0.8)"),
+    ({"guidance_interval": (0.8, 0.2)}, "the first one first"),
+    ({"guidance_interval": (0.0, float("nan"))}, "must lie from 0 to 1"),
+    ({"cfg_plus_plus": 1}, "cfg_plus_plus is 1: give True or False"),
+    ({"cfg_plus_plus": True}, "guidance_scale is 7.5, and cfg_plus_plus takes 0 to 1: give for instance 0.6"),
+    ({"cfg_plus_plus": True, "guidance_scale": 0.6, "guidance_rescale": 0.5}, "give one of them"),
+    ({"prompt": "a AND b", "weighting": "scale", "guidance_rescale": 0.5}, "AND has no one prompt"),
+    ({"prompt": "a AND b", "weighting": "scale", "guidance_interval": (0, 0.5)}, "leave out guidance_rescale and"),
     ({"eta": float("nan")}, "eta is nan"),
     ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
     ({"seed": 1.5}, "seed is 1.5"),
@@ -119,3 +130,16 @@ def test_small_scale_factors_still_need_multiples_of_eight():
 def test_numpy_numbers_are_numbers():
     request = check(MANIFEST, "a", height=np.int64(64), guidance_scale=np.float32(2), num_inference_steps=np.int32(4))
     assert json.dumps(request.parameters("DDIMScheduler", "m", 1))
+
+
+def test_guidance_extras_are_recorded_where_they_are_asked_for():
+    extras = {"guidance_rescale", "guidance_interval", "cfg_plus_plus"}
+    assert not extras & set(check(MANIFEST, "a").parameters("DDIMScheduler", "m", 1)[0])
+    asked = check(MANIFEST, "a", guidance_rescale=0.7, guidance_interval=[0, 0.5])
+    (record,) = asked.parameters("DDIMScheduler", "m", 1)
+    assert {key: record[key] for key in extras & set(record)} == {
+        "guidance_rescale": 0.7, "guidance_interval": [0.0, 0.5],
+    }  # fmt: skip
+    asked = check(MANIFEST, "a", guidance_scale=0.6, cfg_plus_plus=True)
+    assert asked.guided
+    assert asked.parameters("DDIMScheduler", "m", 1)[0]["cfg_plus_plus"] is True
