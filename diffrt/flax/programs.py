@@ -17,7 +17,7 @@ from diffrt.flax.checkpoint import Networks, Params
 from diffrt.flax.clip import clip_text
 from diffrt.flax.parameters import lookup
 from diffrt.flax.placement import Placement
-from diffrt.flax.rows import SHAPING
+from diffrt.flax.rows import SHARED
 from diffrt.flax.sampling import sample
 from diffrt.flax.unet import unet
 
@@ -74,27 +74,35 @@ def denoise(
     context = embeds.reshape(batch * count, *embeds.shape[2:]).astype(dtype)
     p = lookup(params["unet"])
 
-    def model(x: Array, t: Array) -> Array:
+    def model(row: Rows, x: Array, t: Array) -> Array:
         x = x if beside is None else jnp.concatenate([x, beside], axis=-1)
         # the N evaluations of a picture lie side by side, so that they are on one device
-        m = unet(c.unet, p, jnp.repeat(x.astype(dtype), count, axis=0), jnp.broadcast_to(t, (batch * count,)), context)
-        m = m.astype(f32).reshape(batch, count, *m.shape[1:])
-        away = m[:, 0]
-        return away + jnp.einsum("bk,bk...->b...", scale, m[:, 1:] - away[:, None], precision="highest")
-
-    if keep is None:
-        return sample(model, rows, slots, noise)
-    columns = {name: column for name, column in rows.items() if name not in SHAPING}
-    shaping = {name: rows[name] for name in SHAPING if name in rows}
+        t = jnp.broadcast_to(t, (batch * count,))
+        m = unet(c.unet, p, jnp.repeat(x.astype(dtype), count, axis=0), t, context)
+        return guided(m.astype(f32).reshape(batch, count, *m.shape[1:]), row["guided"] * scale + row["plain"], rescale)
 
     def step(slots: Array, at: tuple[Array, Rows]) -> tuple[Array, None]:
         i, row = at
         one = shaping | {name: value[None] for name, value in row.items()}
-        slots = sample(model, one, slots, lambda _: noise(i) if callable(noise) else noise[i])
-        known = row["alpha_after"] * keep.original + row["sigma_after"] * keep.noise
-        return slots.at[0].set((1 - keep.mask) * known + keep.mask * slots[0]), None
+        slots = sample(partial(model, row), one, slots, lambda _: noise(i) if callable(noise) else noise[i])
+        if keep is not None:
+            known = row["alpha_after"] * keep.original + row["sigma_after"] * keep.noise
+            slots = slots.at[0].set((1 - keep.mask) * known + keep.mask * slots[0])
+        return slots, None
 
+    columns = {name: column for name, column in rows.items() if name not in SHARED}
+    shaping, rescale = {name: rows[name] for name in SHARED if name in rows}, rows["rescale"]
     return lax.scan(step, slots, (jnp.arange(len(columns["t"])), columns))[0]
+
+
+def guided(m: Array, scale: Array, rescale: Array) -> Array:  # [B,1+K,h,w,C], [B,K] -> [B,h,w,C]
+    """See diffrt/guidance.py, also for rescale."""
+    away, conditions = m[:, 0], m[:, 1:]
+    if conditions.shape[1] == 0:
+        return away
+    out = away + jnp.einsum("bk,bk...->b...", scale, conditions - away[:, None], precision="highest")
+    wanted, there = (each.std(axis=(1, 2, 3), keepdims=True) for each in (conditions[:, 0], out))
+    return out * jnp.where(rescale > 0, rescale * wanted / there + (1 - rescale), 1)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,5 +1,7 @@
 """A table as rows of arrays whose shapes do not depend on it: another scheduler or number of steps compiles nothing."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diffrt.errors import InvalidArgument
@@ -8,7 +10,7 @@ from diffrt.schedulers.arrays import arrays
 
 SLOTS = 8  # as many as any scheduler needs, and the last for the preview
 FEWEST = 8  # rows of a program
-SHAPING = ("clip", "threshold")  # not one for each row
+SHARED = ("clip", "threshold", "rescale")  # by all rows
 Rows = dict[str, np.ndarray]
 
 
@@ -17,8 +19,9 @@ def bucket(evals: int) -> int:
     return max(FEWEST, 1 << (evals - 1).bit_length())
 
 
-def rows_of(table: Table) -> Rows:
-    """The table's rows and an empty one. The last slot is the picture that the network last saw."""
+def rows_of(table: Table, factors: Sequence[float | None] | None = None, rescale: float = 0.0) -> Rows:
+    """The table's rows and an empty one. The last slot is the picture that the network last saw. factors and rescale
+    are those of diffrt/guidance.py."""
     if table.spread is not None:
         raise InvalidArgument("the scheduler's variance_type asks for a network that learned its variance")
     if len(table.slots) >= SLOTS:
@@ -34,6 +37,10 @@ def rows_of(table: Table) -> Rows:
     # the noise level of x after a row, and then none
     rows["alpha_after"] = np.append(table.alpha[1:], [1, 1]).astype(np.float32)
     rows["sigma_after"] = np.append(table.sigma[1:], [0, 0]).astype(np.float32)
+    by_row = [1.0] * table.evals if factors is None else factors
+    rows["guided"] = np.array([*(0.0 if each is None else each for each in by_row), 1], np.float32)
+    rows["plain"] = np.array([*(float(each is None) for each in by_row), 0], np.float32)  # a scale of 1
+    rows["rescale"] = np.array(rescale, np.float32)
     return rows
 
 
@@ -42,4 +49,4 @@ def segment(rows: Rows, start: int, stop: int, length: int) -> Rows:
     filled = np.minimum(np.arange(start, start + length), stop - 1)
     indices = np.where(np.arange(start, start + length) < stop, filled, len(rows["t"]) - 1)
     places = {name: filled if name.endswith("_after") else indices for name in rows}  # an empty row changes nothing
-    return {name: column if name in SHAPING else column[places[name]] for name, column in rows.items()}
+    return {name: column if name in SHARED else column[places[name]] for name, column in rows.items()}

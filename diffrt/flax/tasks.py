@@ -13,6 +13,7 @@ from diffrt.errors import InvalidArgument
 from diffrt.flax.parts import F32, Model, channels_first, channels_last, finite
 from diffrt.flax.programs import Condition, Keep, denoise_program
 from diffrt.flax.rows import SLOTS, bucket, rows_of, segment
+from diffrt.guidance import factors
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler, Table
 from diffrt.tasks.shared import Output, Parts, Words, encode_pictures, encode_words, finish, partial_table
@@ -101,7 +102,9 @@ def denoise(
     streams: Streams,
     every: int | None,
 ) -> Generator[Step, None, None]:
-    placed, rows, batch = model.placement.padded, rows_of(table), len(begun.x)
+    placed, batch = model.placement.padded, len(begun.x)
+    by_row = factors(table, request.guidance_interval, request.cfg_plus_plus) if request.guided else None
+    rows = rows_of(table, by_row, request.guidance_rescale)
     ends = np.flatnonzero(np.append(table.step_of[1:] != table.step_of[:-1], True)) + 1  # rows when a step is over
     stops = ends[-1:] if every is None else np.unique([*ends[every - 1 :: every], ends[-1]])
     starts = np.append(0, stops[:-1])

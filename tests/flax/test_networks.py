@@ -45,6 +45,7 @@ def outputs_of_the_network(pipe, sample, t, context):
     fill = partial(np.full, evals, dtype=np.float32)
     rows = {"t": fill(t), "c_in": fill(1), "p": fill(0), "q": fill(0), "W": W, "clip": np.float32(np.inf)}
     rows |= {"calls": np.arange(evals) == 0, "alpha_after": fill(1), "sigma_after": fill(0)}
+    rows |= {"guided": fill(1), "plain": fill(0), "rescale": np.float32(0)}
     placed = model.placement.padded
     last = channels_last(sample.numpy())
     slots = np.zeros((SLOTS, *last.shape[:-1], 4), np.float32)

@@ -57,6 +57,29 @@ def test_v_prediction(pipes, latents):
     same(pipes("sd2"), latents=latents, num_inference_steps=4, negative_prompt="red")
 
 
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        {"guidance_rescale": 0.7},
+        {"guidance_interval": (0.3, 0.8)},
+        {"cfg_plus_plus": True, "guidance_scale": 0.6, "scheduler": "DDIM"},
+        {"weighting": "mean", "prompt": "a (red:1.4) apple"},
+    ],
+    ids=lambda guidance: next(iter(guidance)),
+)
+def test_guidance(pipes, latents, guidance):
+    same(pipes("sd1"), latents=latents, num_inference_steps=4, **guidance)
+
+
+@pytest.mark.parametrize(
+    "guidance", [{"weighting": "empty", "prompt": "a (red:1.4) apple AND the tree"}, {"guidance_scale": 1}]
+)
+def test_more_conditions_and_none(pipes, photo, guidance):
+    """With the UNet that compiles fastest."""
+    image, mask = photo
+    same(pipes("inpaint"), image=image, mask_image=mask, num_inference_steps=3, seed=3, **guidance)
+
+
 @pytest.mark.parametrize("scheduler", FIVE)
 def test_image_to_image(pipes, photo, scheduler):
     got = same(pipes("sd1"), scheduler=scheduler, image=photo[0], strength=0.6, num_inference_steps=5, seed=3)
