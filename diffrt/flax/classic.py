@@ -109,6 +109,16 @@ class FlaxPipeline:
             raise InvalidArgument(f"height and width are {size[0]} and {size[1]}: give multiples of {multiple}")
         return size
 
+    def size_of(self, pictures: Any, height: int | None, width: int | None) -> tuple[int, int]:
+        own = (pictures.shape[-2], pictures.shape[-1])
+        asked = (height or own[0], width or own[1])
+        if asked != own:
+            raise InvalidArgument(
+                f"height and width are {asked[0]} and {asked[1]} for prepared pictures of {own[0]}x{own[1]}: "
+                "leave them out, or resize the pictures first"
+            )
+        return own
+
     def _check(self, params: Params, prompt_ids: Any, jit: bool) -> None:
         dims, devices = (3, jax.device_count()) if jit else (2, 1)
         if prompt_ids.ndim != dims or (jit and len(prompt_ids) != devices):
@@ -174,14 +184,14 @@ class FlaxStableDiffusionImg2ImgPipeline(FlaxPipeline):
         return_dict: bool = True,
         jit: bool = False,
     ) -> Any:
-        """noise: unit noise [B,C,h,w] in place of the key's. The picture's own size is the result's."""
+        """noise: unit noise [B,C,h,w] in place of the key's. Pictures keep their size."""
         if not 0 <= strength <= 1:
             raise InvalidArgument(f"strength is {strength}: give a number from 0 to 1")
         skip = num_inference_steps - int(num_inference_steps * strength)
         if skip == num_inference_steps:
             raise InvalidArgument(f"strength {strength:g} of {num_inference_steps} steps leaves none: give more")
         table = self.scheduler.table(num_inference_steps, skip=skip)
-        size = (image.shape[-2], image.shape[-1])
+        size = self.size_of(image, height, width)
         start = {"noise": noise, "picture": jnp.moveaxis(jnp.asarray(image), -3, -1)}
         return self.draw(
             params, prompt_ids, neg_prompt_ids, prng_seed, guidance_scale, jit, return_dict, table, size, start
@@ -215,9 +225,9 @@ class FlaxStableDiffusionInpaintPipeline(FlaxPipeline):
         return_dict: bool = True,
         jit: bool = False,
     ) -> Any:
-        """latents: unit noise [B,C,h,w] in place of the key's. The picture's own size is the result's."""
+        """latents: unit noise [B,C,h,w] in place of the key's. Pictures keep their size."""
         table = self.scheduler.table(num_inference_steps)
-        size = (masked_image.shape[-2], masked_image.shape[-1])
+        size = self.size_of(masked_image, height, width)
         factor = self.checkpoint.manifest.latents["scale_factor"]
         small = jnp.asarray(mask)[..., ::factor, ::factor]
         start = {

@@ -1,6 +1,6 @@
 """The program of the classic face: a whole call, from ids to pictures, on one device or on each of many.
 
-Noise is jax.random's from the given key, drawn in the order of diffusers' Flax pipelines.
+Noise is jax.random's from the given key, drawn in the order of diffusers' Flax pipelines, always in float32.
 """
 
 from collections.abc import Mapping

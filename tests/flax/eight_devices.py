@@ -106,6 +106,12 @@ def image_to_image():
     output_images = pipeline.numpy_to_pil(np.asarray(output.reshape((num_samples,) + output.shape[-3:])))
     assert [image.size for image in output_images] == [(32, 32)] * 8
     assert params["unet"]["conv_in.weight"].dtype == jnp.bfloat16
+    try:
+        pipeline(prompt_ids, processed_image, p_params, rng, height=64, jit=True)
+    except InvalidArgument as error:
+        assert "prepared pictures of 32x32" in str(error)
+    else:
+        raise AssertionError
     assert np.isfinite(np.asarray(output)).all()
 
 
