@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffrt import noise
+from diffrt.brownian import row_noise
 from diffrt.denoise import Step, start
 from diffrt.errors import InvalidArgument
 from diffrt.flax.parts import F32, Model, channels_first, channels_last, finite
@@ -112,13 +113,14 @@ def denoise(
     slots = placed(np.stack([channels_last(begun.x)] + [np.zeros_like(channels_last(begun.x))] * (SLOTS - 1)), 1)
     condition = condition_of(words, request, begun.beside, placed)
     keep = None if begun.keep is None else Keep(*(placed(channels_last(each)) for each in begun.keep))
+    draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
     silence = jnp.zeros((length, *slots.shape[1:]), device=model.placement.batch(1))
     for first, stop in zip(starts, stops, strict=True):
         drawn = silence
         if table.noisy[first:stop].any():
             z = np.zeros((length, *begun.x.shape), np.float32)
             for i in np.flatnonzero(table.noisy[first:stop]):
-                z[i] = noise.randn(streams, request.latent_shape)
+                z[i] = draw(first + i)
             drawn = placed(np.moveaxis(z, 2, -1), 1)
         part = model.placement.everywhere(segment(rows, first, stop, length))
         slots = denoise_program(

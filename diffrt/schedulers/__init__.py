@@ -22,6 +22,11 @@ from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWue
 from diffrt.schedulers.deis import DEISMultistepScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
 from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
+from diffrt.schedulers.edm import (
+    CosineDPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+)
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from diffrt.schedulers.flow_match import (
     FlowMapEulerDiscreteScheduler,
@@ -43,6 +48,12 @@ from diffrt.schedulers.table import Threshold as Threshold
 from diffrt.schedulers.table import apply_row as apply_row
 from diffrt.schedulers.table import denoised as denoised
 from diffrt.schedulers.table import init_slots as init_slots
+from diffrt.schedulers.two_stage import (
+    DPMSolverSDEScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+)
 from diffrt.schedulers.unipc import UniPCMultistepScheduler
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
@@ -66,6 +77,15 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "DEISMultistepScheduler": DEISMultistepScheduler,
     "UniPCMultistepScheduler": UniPCMultistepScheduler,
     "SASolverScheduler": SASolverScheduler,
+    # two evaluations a step
+    "HeunDiscreteScheduler": HeunDiscreteScheduler,
+    "KDPM2DiscreteScheduler": KDPM2DiscreteScheduler,
+    "KDPM2AncestralDiscreteScheduler": KDPM2AncestralDiscreteScheduler,
+    "DPMSolverSDEScheduler": DPMSolverSDEScheduler,
+    # preconditioned as in EDM
+    "EDMEulerScheduler": EDMEulerScheduler,
+    "EDMDPMSolverMultistepScheduler": EDMDPMSolverMultistepScheduler,
+    "CosineDPMSolverMultistepScheduler": CosineDPMSolverMultistepScheduler,
     # Few steps: consistency models and distilled models.
     "LCMScheduler": LCMScheduler,
     "TCDScheduler": TCDScheduler,
@@ -100,6 +120,13 @@ ALIASES = {
     "deis": "DEISMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
     "sa": "SASolverScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2-a": "KDPM2AncestralDiscreteScheduler",
+    "dpm++-sde": "DPMSolverSDEScheduler",
+    "edm": "EDMEulerScheduler",
+    "edm-dpm++": "EDMDPMSolverMultistepScheduler",
+    "cosine-dpm++": "CosineDPMSolverMultistepScheduler",
     "cm": "CMStochasticIterativeScheduler",
     "flow": "FlowMatchEulerDiscreteScheduler",
     "flow-euler": "FlowMatchEulerDiscreteScheduler",

@@ -101,6 +101,7 @@ class Scheduler(ABC):
         mu          how far dynamic shifting moves the levels of a flow model up, from the size of the picture
         eta         DDIM's share of fresh noise, from 0 to 1
         use_clipped_model_output  whether DDIM's noise is what a clipped or thresholded x0 leaves of x
+        s_churn     how much noise each step first adds, at levels from s_tmin to s_tmax, times s_noise
 
         With `skip`, the run starts that many steps later, from latents at the noise level of the table's first row.
         Raises InvalidArgument for a run that cannot be.
@@ -122,6 +123,8 @@ class Scheduler(ABC):
         if "eta" in given and (not allows(float, given["eta"]) or not 0 <= given["eta"] <= 1):
             raise InvalidArgument(f"eta = {given['eta']!r}, allowed: 0 to 1")
         for key in given:
+            if key.startswith("s_") and not (allows(float, given[key]) and given[key] >= 0):
+                raise InvalidArgument(f"{key} = {given[key]!r:.80}, allowed: a number of at least 0")
             if key not in self.options() and not (key == "eta" and not given[key]):
                 names = ", ".join(self.options()) or "no option"
                 raise InvalidArgument(f"{key} = {given[key]!r:.80}: {name} takes no {key}, allowed: {names}")
@@ -246,8 +249,16 @@ class DiscreteTime(Scheduler):
             return {"threshold": Threshold(s.dynamic_thresholding_ratio, s.sample_max_value)}
         return {"clip": s.clip_sample_range if s.clip_sample else None}
 
-    def times(self, n: int) -> np.ndarray:  # [n] f64
-        """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded."""
+    def times(self, n: int, timesteps: np.ndarray | None = None) -> np.ndarray:  # [n] f64
+        """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded. Or those
+        that are given, if they can be."""
+        if timesteps is not None:
+            if timesteps[0] > self.last_time:
+                raise InvalidArgument(f"timestep {timesteps[0]:g} is beyond the last, {self.last_time}")
+            for key in RESPACINGS:
+                if getattr(self, key, False):
+                    raise InvalidArgument(f"timesteps and {key} exclude each other: keep one")
+            return timesteps
         return spaced(self.timestep_spacing, n, self.num_train_timesteps, self.steps_offset)
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

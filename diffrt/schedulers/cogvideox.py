@@ -49,7 +49,7 @@ class CogVideoX(DiscreteTime):
 
 @dataclass(frozen=True, kw_only=True)
 class CogVideoXDDIMScheduler(CogVideoX):
-    """First order, deterministic: arXiv:2010.02502 eq. 12."""
+    """First order, deterministic (arXiv:2010.02502, equation 12)."""
 
     def build(self, grid: Grid) -> Table:
         rows = Rows("x")
@@ -62,8 +62,8 @@ class CogVideoXDDIMScheduler(CogVideoX):
 
 @dataclass(frozen=True, kw_only=True)
 class CogVideoXDPMScheduler(CogVideoX):
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, section 5), one evaluation per step and the x0 of the
-    step before. The first step and one to the end of the schedule are of first order."""
+    """SDE-DPM-Solver++(2M) (arXiv:2211.01095, section 5): one evaluation per step and the x0 of the step before. The
+    first step and one to the end of the schedule are of first order."""
 
     def build(self, grid: Grid) -> Table:
         rows = Rows("x", "y1")

@@ -41,6 +41,7 @@ LIMITS = {
     "sample_max_value": (1e-6, math.inf),
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
+    "noise_sampler_seed": (0, math.inf),
     "snr_shift_scale": (1e-6, math.inf),
     "scaler": (1e-6, math.inf),
     "s": (0, math.inf),

@@ -15,7 +15,7 @@ from diffrt.schedulers.table import Rows, Table
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM(DiscreteTime):
-    """Abstract. Deterministic at eta = 0, ancestral (DDPM) at eta = 1. One evaluation per step, no memory."""
+    """Abstract: DDIM under both its names."""
 
     terminal_abar: ClassVar[float] = 0.0  # alpha = 0 is no trouble here
 
@@ -54,11 +54,11 @@ def split_noise(at: Node, to: Node, eta: float) -> tuple[float, float]:
 
 
 class DDIMScheduler(DDIM):
-    """One step after another."""
+    """Deterministic at eta = 0, ancestral (DDPM) at eta = 1. One evaluation per step, no memory."""
 
 
 class DDIMParallelScheduler(DDIM):
-    """The same steps. (Sampling all steps in parallel is not a scheduler's business here.)"""
+    """DDIM's own steps, one after another."""
 
 
 @dataclass(frozen=True, kw_only=True)

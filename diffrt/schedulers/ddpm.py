@@ -66,9 +66,8 @@ def ancestral(
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(DiscreteTime):
-    """Abstract. First order, stochastic. With a learned variance the network must put out twice the channels: the
-    "learned" one is that variance itself. A run may end at custom timesteps above 0; it then still arrives at no
-    noise, and with a large variance adds some all the same."""
+    """Abstract: DDPM under both its names. With a learned variance the network must put out twice the channels; for
+    "learned" the second half is the variance itself."""
 
     terminal_abar: ClassVar[float] = 0.0
 
@@ -95,17 +94,17 @@ class DDPM(DiscreteTime):
 
 
 class DDPMScheduler(DDPM):
-    """One step after another."""
+    """First order, stochastic."""
 
 
 class DDPMParallelScheduler(DDPM):
-    """The same steps. (Sampling all steps in parallel is not a scheduler's business here.)"""
+    """DDPM's own steps, one after another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnCLIPScheduler(Scheduler):
-    """DDPM for unCLIP (Ramesh et al. 2022, arXiv:2204.06125), from the last training time to the first. A step of one
-    training step takes that one's own beta: float32 levels so near to each other keep but three digits of it."""
+    """DDPM for unCLIP (arXiv:2204.06125), from the last training time to the first. A step of one training step takes
+    that one's own beta: float32 levels so near to each other keep but three digits of it."""
 
     num_train_timesteps: int = 1000
     variance_type: Literal["fixed_small_log", "learned_range"] = "fixed_small_log"
@@ -138,8 +137,8 @@ class UnCLIPScheduler(Scheduler):
 
 @dataclass(frozen=True, kw_only=True)
 class DDPMWuerstchenScheduler(Scheduler):
-    """DDPM over times from 1 to 0 on a cosine schedule (Pernias et al. 2023, arXiv:2306.00637); the model predicts the
-    noise. Custom timesteps name where the run ends too: the last of them is only arrived at."""
+    """DDPM over times from 1 to 0 on a cosine schedule (arXiv:2306.00637). The model predicts the noise. Custom
+    timesteps name where the run ends, too: the last of them is only arrived at."""
 
     scaler: float = 1.0
     s: float = 0.008

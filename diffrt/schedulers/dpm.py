@@ -63,7 +63,7 @@ class DPMSolver(Solver):
     def advance(self, x: np.ndarray, z: np.ndarray, at: Node, to: Node, d: Sequence[np.ndarray]) -> np.ndarray:
         """x' of the formula, with as many differences d as its order."""
         h = to.lam - at.lam
-        h = 0.0 if abs(h) < 1e-6 else h  # a last step from sigma_min to sigma_min, up to rounding
+        h = 0.0 if -1e-5 < h < 1e-9 else h  # a last step from sigma_min to sigma_min, up to float32
         c, a, k, b = self._constants(at, to, h)
         return c * x - a * sum(phi * term for phi, term in zip(self._phi(k, len(d)), d, strict=True)) + b * z
 

@@ -1,13 +1,13 @@
 """DPM-Solver, multistep (arXiv:2211.01095, algorithm 2), forwards and backwards. The formula is in dpm.py."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from diffrt.schedulers.dpm import DPMSolver, differences
-from diffrt.schedulers.grid import Grid
+from diffrt.schedulers.grid import Grid, Node
 from diffrt.schedulers.solver import order_at
 from diffrt.schedulers.table import Rows, Table
 
@@ -20,13 +20,17 @@ class Multistep(DPMSolver):
     euler_at_final: bool = False
 
     def build(self, grid: Grid) -> Table:
+        return self.build_with(grid, lambda rows, at: self.predictions(rows, at, self.data, self.thresholding))
+
+    def build_with(self, grid: Grid, predictions: Callable[[Rows, Node], tuple[np.ndarray, ...]]) -> Table:
+        """The method for a network that is read another way: (x0, y, what the formula reads)."""
         rows = Rows("x", *(f"y{j}" for j in range(1, self.solver_order)))
         x, *past = rows.slots
         nodes = grid.distinct().at
         short = self.lower_order_final and len(grid) + grid.skipped < 15
         ends_at_one = self.euler_at_final or grid.to[-1].sigma == 0  # only order 1 steps to zero noise
         for k, (at, to) in enumerate(grid):
-            x0, reads, y = self.predictions(rows, at, self.data, self.thresholding)
+            x0, reads, y = predictions(rows, at)
             order = order_at(k, len(grid), self.solver_order, short, ends_at_one)
             lams = [node.lam for node in nodes[k::-1][:order]]
             d = differences([y, *past], lams, to.lam - at.lam)

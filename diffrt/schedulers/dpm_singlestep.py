@@ -17,7 +17,9 @@ from diffrt.schedulers.table import Rows, Table
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverSinglestepScheduler(DPMSolver):
-    """One evaluation per step. solver_order 3 is the paper's third order; "midpoint" takes the slope between the ends
+    """DPM-Solver and DPM-Solver++, singlestep, one evaluation per step.
+
+    solver_order 3 is the paper's third order; "midpoint" takes the slope between the ends
     of a group there, which needs the group's steps to be alike."""
 
     # Not keys of this class.

@@ -6,14 +6,15 @@ eq. 16 at eta = 1, in the variables of x = x0 + sigma eps.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, linspace, sigmas_of
-from diffrt.schedulers.grid import Grid, ve_grid, ve_levels
+from diffrt.schedulers.grid import Grid, Node, time_of, ve_grid, ve_levels
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
@@ -39,25 +40,49 @@ class EulerDiscreteScheduler(DiscreteTime):
         if self.sigma_min is not None and self.sigma_max is not None and self.sigma_min >= self.sigma_max:
             yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
 
-    def grid(self, num_inference_steps: int) -> Grid:
+    def grid(
+        self, num_inference_steps: int, timesteps: np.ndarray | None = None, sigmas: np.ndarray | None = None
+    ) -> Grid:
+        """Of custom sigmas the last is only arrived at, and may be 0."""
         n, train = num_inference_steps, sigmas_of(self.abar())
-        log_linear = self.interpolation_type == "log_linear"
-        low, high = (train[0], train[-1]) if log_linear else (None, None)
+        if sigmas is not None:
+            if timesteps is not None or len(sigmas) < 2:
+                raise InvalidArgument("sigmas: two or more, where the run starts to where it ends, and no timesteps")
+            sigmas = sigmas.astype(f32)
+            return self._grid(time_of(sigmas[:-1], train), sigmas)
+        if timesteps is not None and self._continuous:
+            raise InvalidArgument("timesteps and timestep_type continuous exclude each other: give sigmas")
+        low = high = None
+        if log_linear := self.interpolation_type == "log_linear":  # n + 1 levels, however the times are spaced
+            levels = linspace(np.log(train[-1]), np.log(train[0]), n + 1)
+            levels = np.exp(levels.astype(float)).astype(f32)
+            low, high = levels[-1], levels[0]
         ends = low if self.sigma_min is None else self.sigma_min, high if self.sigma_max is None else self.sigma_max
-        times, sigmas = ve_levels(self.abar(), self.times(n), self.respacing(), ends)
-        if log_linear and not self.respacing():  # n + 1 levels, however the times are spaced
-            sigmas = np.exp(linspace(np.log(train[-1]), np.log(train[0]), n + 1))
-        sigmas = np.append(sigmas, train[0] if self.final_sigmas_type == "sigma_min" else 0)
-        if self.timestep_type == "continuous" and self.prediction_type == "v_prediction":
+        times, sigmas = ve_levels(self.abar(), self.times(n, timesteps), self.respacing(), ends)
+        if log_linear and not self.respacing():
+            sigmas = levels
+        return self._grid(times, np.append(sigmas, train[0] if self.final_sigmas_type == "sigma_min" else 0))
+
+    @property
+    def _continuous(self) -> bool:
+        return self.timestep_type == "continuous" and self.prediction_type == "v_prediction"
+
+    def _grid(self, times: np.ndarray, sigmas: np.ndarray) -> Grid:
+        if self._continuous:
             times = f32(0.25) * np.log(sigmas[:-1].astype(f32))  # c_noise of arXiv:2206.00364, table 1
         return ve_grid(times, sigmas[: len(times) + 1], self.timestep_spacing)
 
-    def build(self, grid: Grid) -> Table:
+    def build(
+        self, grid: Grid, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
+    ) -> Table:
         rows = Rows("x")
         for k, (at, to) in enumerate(grid):
-            x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
-            x_next = rows.y + to.sigma / at.sigma * (rows.x - rows.y)
-            rows.add(k, at, y=x0, x0=x0, then=[x_next])
+            hat, noise = churned(at, len(grid) + grid.skipped, s_churn, s_tmin, s_tmax, s_noise)
+            node = at if self.prediction_type == "v_prediction" else hat  # as the reference reads the output
+            y, _ = predict(self.prediction_type, node, rows.x, rows.m)
+            x, x0 = rows.x + noise * rows.z, rows.y + y[0] * noise * rows.z
+            x_next = x0 + to.sigma / hat.sigma * (x - x0)
+            rows.add(k, at, y=y, x0=predict(self.prediction_type, at, rows.x, rows.m)[0], then=[x_next])
         return rows.table(grid)
 
 
@@ -78,8 +103,21 @@ class EulerAncestralDiscreteScheduler(DiscreteTime):
         rows = Rows("x")
         for k, (at, to) in enumerate(grid):
             x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
-            down = to.sigma**2 / at.sigma  # down^2 + up^2 = to.sigma^2
-            up = to.sigma * math.sqrt(max(1 - (to.sigma / at.sigma) ** 2, 0))
+            down, up = ancestral(at, to)
             x_next = rows.y + down / at.sigma * (rows.x - rows.y) + up * rows.z
             rows.add(k, at, y=x0, x0=x0, then=[x_next])
         return rows.table(grid)
+
+
+def ancestral(at: Node, to: Node) -> tuple[float, float]:
+    """(down, up): the level to fall to from one VE node, and the fresh noise that then leads to the other."""
+    down = to.sigma**2 / at.sigma  # down^2 + up^2 = to.sigma^2
+    return down, to.sigma * math.sqrt(max(1 - (to.sigma / at.sigma) ** 2, 0))
+
+
+def churned(at: Node, steps: int, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> tuple[Node, float]:
+    """The node that churn climbs to from a VE node, and how much fresh noise it adds for that (arXiv:2206.00364,
+    algorithm 2). The network is asked before the climb, as in the reference; the paper asks it after."""
+    gamma = min(s_churn / steps, math.sqrt(2) - 1) if s_tmin <= at.sigma <= s_tmax else 0.0
+    hat = replace(at, sigma=at.sigma * (1 + gamma))
+    return hat, s_noise * math.sqrt(hat.sigma**2 - at.sigma**2)

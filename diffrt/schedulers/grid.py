@@ -205,11 +205,12 @@ def ve_levels(
     times: np.ndarray,
     respace: Callable[[float, float, int], np.ndarray] | None = None,
     ends: tuple[float | None, float | None] = (None, None),
+    rounded: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:  # [T], [n] -> [n] f64, [n] f64
     """(times, sigmas): the training levels at these times, or as many re-spaced from the first to the last, or
-    between the (lower, upper) ends that are given, with the times of those."""
+    between the (lower, upper) ends that are given, with the times of those. `rounded`: times are read in float32."""
     train = sigmas_of(abar)
-    sigmas = np.interp(times.astype(f32), np.arange(len(train)), train)
+    sigmas = np.interp(times.astype(f32) if rounded else times, np.arange(len(train)), train)
     if respace is None:
         return times, sigmas
     low, high = (float(here if end is None else end) for here, end in zip(sigmas[[-1, 0]], ends, strict=True))

@@ -1,8 +1,10 @@
 """RePaint: Lugmayr et al. 2022 (arXiv:2201.09865), algorithm 1, with steps of DDIM (arXiv:2010.02502, eq. 12 and 16).
 
 A run goes down in time and, again and again, back up by fresh noise, so that what is drawn comes to fit what is
-known. The table holds that walk. The mask and the known picture are the loop's business, as in tasks/inpaint.py: after
-row i, a `settle` hook puts the known part back at the noise level of row i + 1, where the table's row calls the model.
+known. The table holds that walk; the mask and the known picture are the business of denoise's `settle`, as in
+tasks/inpaint.py. To follow the reference, settle(i, x) puts the known part back after every row i that calls the model
+(table.calls), as `noised(table, i + 1, picture, z)` with the z that noise(i) drew, or with a draw of its own at
+eta = 0; after the last row, the picture itself.
 """
 
 import math
@@ -22,8 +24,9 @@ from diffrt.schedulers.table import Rows, Table
 
 @dataclass(frozen=True, kw_only=True)
 class RePaintScheduler(Scheduler):
-    """One evaluation per step down. A step up is one row of fresh noise for each training step in it. Both count as
-    steps of the run, so that a table has more than num_inference_steps of them."""
+    """DDIM that goes back up in time and draws again, around what is known. A step down is one evaluation, a step up
+    one row of fresh noise for each training step in it. Both count as steps of the run, so that a table has more than
+    num_inference_steps of them."""
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001
@@ -41,10 +44,10 @@ class RePaintScheduler(Scheduler):
         betas_of(*self._schedule())  # refuses those that cannot be used
 
     def grid(self, num_inference_steps: int, jump_length: int = 10, jump_n_sample: int = 10) -> Grid:
-        """Down from the last of num_inference_steps times to the first; on the way, at every jump_length-th, back
-        up as many steps and down again, jump_n_sample - 1 times. The betas of a step up are those of one stride too
-        late, as in the reference: where a stride is more than one training step, x comes back noisier than the model is
-        told. Nodes of a step up have the level that x has, and the times of those betas."""
+        """Down from the last of num_inference_steps times to the first; on the way, at every jump_length-th, back up
+        as many steps and down again, jump_n_sample - 1 times. The betas of a step up are those of one stride too late,
+        as in the reference: where a stride is more than one training step, x comes back noisier than the model is told.
+        Nodes of a step up have the level that x has, and the times of those betas."""
         for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
             if value < 1:
                 raise InvalidArgument(f"{name} = {value}, allowed: from 1")

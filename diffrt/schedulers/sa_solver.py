@@ -19,7 +19,9 @@ from diffrt.schedulers.table import Rows, Table
 
 @dataclass(frozen=True, kw_only=True)
 class SASolverScheduler(Solver):
-    """One evaluation per step. The noise of each step is kept in a slot for its corrector."""
+    """Stochastic Adams predictor and corrector of order 1 to 4, with noise in the middle of the way.
+
+    The noise of each step is kept in a slot for its corrector."""
 
     aliases: ClassVar = {
         "algorithm_type": {

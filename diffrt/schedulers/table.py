@@ -28,6 +28,15 @@ class Threshold:
     limit: float
 
 
+@dataclass(frozen=True)
+class Path:
+    """A Brownian path over [low, high] in time; each image has its own, of its own seed, where `seed` is None."""
+
+    low: float
+    high: float
+    seed: int | None = None
+
+
 COLUMNS = ("t", "alpha", "sigma", "c_in", "p", "q", "px0", "qx0", "W")
 OPTIONAL = ("between", "log_std")
 
@@ -56,6 +65,7 @@ class Table:
     threshold: Threshold | None = None
     # z of a row is W(b) - W(a) over the root of |b - a| for one Brownian path W of the whole run. None: independent.
     between: np.ndarray | None = None  # [E, 2] (a, b)
+    path: Path | None = None  # where W is known; given with `between`
     # The network also says how wide z is: its output has twice the channels, m and then v, and z is multiplied by
     # the root of v ("variance"), or by exp of what (v + 1) / 2 interpolates between two log_std ("range").
     spread: Literal["variance", "range"] | None = None
@@ -180,14 +190,14 @@ class Rows:
         clip: float | None = None,
         threshold: Threshold | None = None,
         spread: Literal["variance", "range"] | None = None,
+        path: Path | None = None,
     ) -> Table:
         step, *columns = zip(*self._rows, strict=True)
         filled = [None if column[0] is None else np.array(column) for column in columns]
         rows: dict = dict(zip((*COLUMNS, *OPTIONAL), filled, strict=True))
-        init_sigma, steps = grid.init_sigma, np.array(step)
-        return Table(
-            self.names, **rows, step_of=steps, init_sigma=init_sigma, clip=clip, threshold=threshold, spread=spread
-        )
+        rows["step_of"] = np.array(step)
+        shaped: dict = {"clip": clip, "threshold": threshold, "spread": spread, "path": path}
+        return Table(self.names, **rows, init_sigma=grid.init_sigma, **shaped)
 
 
 # --- the NumPy interpreter -------------------------------------------------------------------------------

@@ -20,8 +20,10 @@ from diffrt.schedulers.table import Rows, Table
 
 @dataclass(frozen=True, kw_only=True)
 class UniPCMultistepScheduler(Solver):
-    """A predictor of order 1 to 3, and a corrector of one order more that costs no evaluation: the output at the
-    predicted x also corrects the step that led there. disable_corrector lists the steps that are left as they are.
+    """A predictor of order 1 to 3, and a corrector of one order more at no further evaluation.
+
+    The output at the predicted x also corrects the step that led there. disable_corrector lists the steps that are
+    left as they are.
     """
 
     aliases: ClassVar = {"solver_type": dict.fromkeys(("midpoint", "heun", "logrho"), "bh2")}

@@ -4,6 +4,7 @@ arXiv:2108.01073, algorithm 1)."""
 from collections.abc import Generator
 
 from diffrt import noise
+from diffrt.brownian import row_noise
 from diffrt.denoise import Step, denoise, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
@@ -27,7 +28,8 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
             z = noise.randn(streams, request.latent_shape)
         model = guided_model(parts.denoiser, words, request, table)
         x = start(table, z, latents)
-        for step in denoise(table, model, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours):
+        draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
+        for step in denoise(table, model, x, draw, parts.colours):
             yield step
         latents = step.latents
     return finish(request, parts, scheduler, words, latents)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from diffrt import noise
+from diffrt.brownian import row_noise
 from diffrt.components.denoiser import Denoiser
 from diffrt.denoise import Step, denoise, noised, start
 from diffrt.errors import InvalidArgument
@@ -54,7 +55,8 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
 
     guided = guided_model(model, words, request, table)
     x = start(table, z, original if request.strength < 1 else None)
-    for step in denoise(table, guided, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours, settle):
+    draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
+    for step in denoise(table, guided, x, draw, parts.colours, settle):
         yield step
     return finish(request, parts, scheduler, words, step.latents)
 

@@ -3,6 +3,7 @@
 from collections.abc import Generator
 
 from diffrt import noise
+from diffrt.brownian import row_noise
 from diffrt.denoise import Step, denoise, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
@@ -21,6 +22,7 @@ def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gener
 
     model = guided_model(parts.denoiser, words, request, table)
     x = start(table, z)
-    for step in denoise(table, model, x, lambda _: noise.randn(streams, request.latent_shape), parts.colours):
+    draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
+    for step in denoise(table, model, x, draw, parts.colours):
         yield step
     return finish(request, parts, scheduler, words, step.latents)

@@ -8,7 +8,8 @@ from jax.experimental.compilation_cache import compilation_cache
 import diffrt.flax
 from diffrt.errors import InvalidArgument, NumericalError
 from diffrt.flax.pipeline import keep_programs
-from diffrt.schedulers import from_config
+from diffrt.flax.rows import rows_of, segment
+from diffrt.schedulers import SCHEDULERS, from_config
 
 FIVE = ["PNDM", "DDIM", "LMSDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep"]
 PROMPT = ["a red apple", "the tree"]
@@ -51,6 +52,27 @@ def same(pipes, prompt="a red apple", scheduler=None, **arguments):
 @pytest.mark.parametrize("scheduler", FIVE)
 def test_text_to_image(pipes, latents, scheduler):
     same(pipes("sd1"), scheduler=scheduler, latents=latents, num_inference_steps=4, seed=3)
+
+
+@pytest.mark.parametrize("name", ["SASolver", "UniPCMultistep", "KDPM2Ancestral", "DPMSolverSDE", "LCM"])
+def test_more_schedulers(pipes, latents, name):
+    """The most slots, two evaluations a step, rows of noise alone, one path of noise for the run: no new program."""
+    same(pipes("sd1"), scheduler=name, latents=latents, num_inference_steps=4, seed=3)
+
+
+def test_every_table_fits_the_program():
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+    fitting = 0
+    for scheduler in SCHEDULERS.values():
+        try:
+            table = scheduler.from_config(config).table(8)
+        except InvalidArgument:
+            continue  # not of this model, or of another number of steps
+        rows = segment(rows_of(table), 0, table.evals, 32)
+        assert rows["W"].shape == (32, 8, 11)
+        assert rows["t"].shape == rows["alpha_after"].shape == (32,)
+        fitting += 1
+    assert fitting > 30
 
 
 def test_v_prediction(pipes, latents):

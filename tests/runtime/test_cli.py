@@ -117,7 +117,7 @@ def test_cut_off_prompts_are_reported_once(sd1_bundle, tmp_path, capsys):
         (["--steps", "x"], "'x' is not a valid integer"),
         (["--steps", "2000"], "num_inference_steps = 2000"),
         (["--guidance", "nan"], "guidance_scale is nan"),
-        (["--scheduler", "DDMIScheduler"], "did you mean 'DDIMScheduler'"),
+        (["--scheduler", "DDIIMScheduler"], "did you mean 'DDIMScheduler'"),
         (["--provider", "cpuu"], "did you mean 'cpu'"),
         (["--rng", "torch"], "torch-cpu"),
         (["--weighting", "a1111"], "known: empty, mean, scale"),

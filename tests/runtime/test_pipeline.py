@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 import diffrt
 from diffrt.components.denoiser import Denoiser
 from diffrt.errors import BundleError, InvalidArgument, ProviderError
-from diffrt.schedulers import SCHEDULERS, DDIMScheduler, EulerAncestralDiscreteScheduler
+from diffrt.schedulers import SCHEDULERS, DDIMScheduler, DPMSolverSDEScheduler, EulerAncestralDiscreteScheduler
 from tests.schedulers.reference import INTERCHANGEABLE
 
 PROMPTS = ["a red apple", "the thing, green"]
@@ -47,7 +47,10 @@ def compare(mine, reference, seeds, prompt, **arguments):
     assert np.abs(got - expected).max() <= 1 / 255
 
 
-@pytest.mark.parametrize("name", [*INTERCHANGEABLE, "LCMScheduler", "TCDScheduler"])
+OTHERS = ["LCMScheduler", "TCDScheduler", "CosineDPMSolverMultistepScheduler"]
+
+
+@pytest.mark.parametrize("name", [*(name for name in INTERCHANGEABLE if name != "DPMSolverSDEScheduler"), *OTHERS])
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_equals_diffusers(pipes, kind, name):
     import diffusers
@@ -57,6 +60,18 @@ def test_equals_diffusers(pipes, kind, name):
     reference.scheduler = getattr(diffusers, name).from_config(reference.scheduler.config)
     compare(mine, reference, [3, 4], PROMPTS, num_inference_steps=6, guidance_scale=5.0, negative_prompt=["dull", ""])
     compare(mine, reference, [11], PROMPTS[0], num_inference_steps=5, guidance_scale=1.0)
+    mine.scheduler = own
+
+
+@pytest.mark.filterwarnings("ignore:Should have")  # torchsde's, of ends that it has rounded
+def test_equals_diffusers_with_its_brownian_path(pipes):
+    """Of one picture: for several the reference draws one path of all, and each of ours has its own."""
+    import diffusers
+
+    mine, own, reference = pipes["sd1"]
+    mine.scheduler = DPMSolverSDEScheduler.from_config(own.config | {"noise_sampler_seed": 6})
+    reference.scheduler = diffusers.DPMSolverSDEScheduler.from_config(reference.scheduler.config, noise_sampler_seed=6)
+    compare(mine, reference, [11], PROMPTS[0], num_inference_steps=6, guidance_scale=5.0)
     mine.scheduler = own
 
 
@@ -104,8 +119,9 @@ def test_output_types_show_the_same_picture(pipe):
     assert np.abs(np.asarray(pil[0]) - unit[0] * 255).max() <= 0.51
 
 
-def test_a_picture_does_not_depend_on_its_batch(pipe):
-    pipe.scheduler, own = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config), pipe.scheduler
+@pytest.mark.parametrize("scheduler", [EulerAncestralDiscreteScheduler, DPMSolverSDEScheduler])
+def test_a_picture_does_not_depend_on_its_batch(pipe, scheduler):
+    pipe.scheduler, own = scheduler.from_config(pipe.scheduler.config), pipe.scheduler
     many = pipe("a red apple", num_inference_steps=4, seed=20, num_images_per_prompt=3, output_type="np")
     for i in range(3):
         one = pipe("a red apple", num_inference_steps=4, seed=20 + i, output_type="np")

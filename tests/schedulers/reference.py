@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedul
 def fitting(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without values that the class does not allow: another beta_schedule than unCLIP's."""
     types = {f.name: f.type for f in fields(SCHEDULERS[name])}
-    return {key: value for key, value in config.items() if allows(types.get(key, type(value)), value)}
+    return {key: value for key, value in config.items() if key not in types or allows(types[key], value)}
 
 
 # Classes that the reference does not export at its top.
@@ -76,6 +77,7 @@ class Run:
     init_sigma: float
     samples: list[np.ndarray] = field(default_factory=list)  # after each evaluation
     noise: list[list[np.ndarray]] = field(default_factory=list)  # the draws of each evaluation
+    starts: np.ndarray | None = None  # ours: which evaluations begin a step
 
 
 def run_table(
@@ -91,6 +93,7 @@ def run_table(
     table = scheduler.table(n, **(options or {}))
     stepper = scheduler.stepper(n, **(options or {}))
     run = Run(table.t, stepper.sigmas, table.init_sigma, noise=noise or [[] for _ in range(table.evals)])
+    run.starts = np.append(True, np.diff(table.step_of) > 0)
     if noise is None:
         run.noise = [[z.astype(dtype)] for z in draws(table.evals)]
     slots = init_slots(table, start_noise(dtype) * np.dtype(dtype).type(table.init_sigma))
@@ -108,8 +111,16 @@ def reference_class(name: str) -> Any:
     return getattr(importlib.import_module(SUBMODULES.get(name, "diffusers")), name)
 
 
+# Classes whose constructors look up the time of every training step, one by one, which is overwritten before a run.
+SLOW = ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler")
+
+
 def reference_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    return reference_class(name).from_config(dict(config))
+    cls = reference_class(name)
+    if name not in SLOW:
+        return cls.from_config(dict(config))
+    with mock.patch.object(cls, "set_timesteps", lambda self, *_: setattr(self, "sigmas", torch.zeros(1))):
+        return cls.from_config(dict(config))
 
 
 class Reference:

@@ -9,7 +9,6 @@ import sys
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
@@ -39,9 +38,9 @@ def test_fields_are_diffusers_keys_with_its_defaults(name: str) -> None:
 def test_every_interchangeable_schedulers_config_loads() -> None:
     """A config saved by any of diffusers' interchangeable schedulers loads into each of ours for such models."""
     for other in KarrasDiffusionSchedulers:
-        if other.name in ("EDMEulerScheduler", "DPMSolverSDEScheduler"):  # has no betas; needs torchsde
+        if other.name == "EDMEulerScheduler":  # has no betas
             continue
-        saved = dict(getattr(diffusers, other.name)().config)
+        saved = dict(reference_scheduler(other.name, {}).config)
         saved.pop("_use_default_values", None)  # as in a file
         for name in (name for name, cls in SCHEDULERS.items() if issubclass(cls, DiscreteTime)):
             ours = from_config(fitting(name, saved), name)
@@ -85,10 +84,10 @@ def test_switching_classes_keeps_what_diffusers_keeps(first: str, second: str) -
     for config in (few, few | {"timestep_spacing": "trailing", "beta_end": 0.012}, few | SD_CONFIG):
         config = fitting(first, fitting(second, config))
         ours = from_config(from_config(config, first).config, second).config
-        theirs = reference_class(second).from_config(reference_scheduler(first, config).config).config
+        theirs = reference_scheduler(second, reference_scheduler(first, config).config).config
         for f in fields(SCHEDULERS[second]):
             assert ours[f.name] == frozen(theirs[f.name]), f.name
-        theirs_from_ours = reference_class(second).from_config(dict(from_config(config, first).config)).config
+        theirs_from_ours = reference_scheduler(second, from_config(config, first).config).config
         assert theirs_from_ours.get("timestep_spacing") == theirs.get("timestep_spacing")
 
 
@@ -185,6 +184,12 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("sa", {"corrector_order": 0}, "corrector_order = 0, allowed: 1, 2, 3, 4"),
     ("sa", {"tau_func": 0.5}, "tau_func = 0.5, allowed: None"),
     ("sa", {"variance_type": "learned"}, "must put out the mean alone"),
+    ("edm", {"prediction_type": "sample"}, "allowed: epsilon, v_prediction"),
+    ("edm", {"sigma_min": 90.0}, "sigma_min = 90 must be below sigma_max = 80"),
+    ("edm", {"rho": 0.0}, "rho = 0.0, allowed: from 1e-06"),
+    ("edm-dpm++", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, "has no order 3 here"),
+    ("cosine-dpm++", {"solver_order": 3}, "solver_order = 3, allowed: 1, 2"),
+    ("dpm++-sde", {"noise_sampler_seed": -1}, "noise_sampler_seed = -1, allowed: from 0"),
 ]
 
 
@@ -289,6 +294,32 @@ def test_a_flow_needs_a_mu_where_it_shifts_dynamically() -> None:
         from_config({"shift_terminal": 0.1}, "flow").table(1)
     with pytest.raises(InvalidArgument, match="set both"):
         from_config({"base_shift": None}, "flow").mu(4096)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "options", "message"),
+    [
+        ("heun", {"use_karras_sigmas": True}, {"timesteps": [9, 5]}, "timesteps and use_karras_sigmas exclude each"),
+        ("heun", {}, {"timesteps": [5, 9]}, "timesteps must fall from each to the next, got 5 and then 9"),
+        ("heun", {}, {"timesteps": [1000, 9]}, "timestep 1000 is beyond the last, 999"),
+        ("euler", {}, {"sigmas": [3.0]}, "sigmas: two or more"),
+        ("euler", {}, {"sigmas": [3.0, 1.0], "timesteps": [9, 5]}, "and no timesteps"),
+        ("euler", {}, {"num_inference_steps": 5, "s_churn": -1}, "s_churn = -1, allowed: a number of at least 0"),
+        ("edm", {}, {"num_inference_steps": 5, "s_noise": "x"}, "s_noise = 'x', allowed"),
+        ("edm", {}, {"sigmas": [3.0, 0.0]}, "a step must start from a finite one above 0"),
+        (
+            "euler",
+            {"timestep_type": "continuous", "prediction_type": "v_prediction"},
+            {"timesteps": [9, 5]},
+            "exclude each other: give sigmas",
+        ),
+    ],
+)
+def test_options_that_cannot_be_met(name: str, config: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        from_config(config, name).table(**options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_classes_values_are_understood() -> None:

@@ -54,7 +54,7 @@ def test_a_learned_variance_in_the_loop_and_the_shell(kind: str) -> None:
     scheduler = from_config({"variance_type": kind}, "ddpm")
     table, stepper = scheduler.table(5), scheduler.stepper(5)
     z = np.random.default_rng(1).standard_normal((5, *SHAPE), np.float32)
-    *_, last = denoise(table, lambda x, t: toy_model(x, t, 2), start_noise(), lambda i: z[i])
+    *_, last = denoise(table, lambda x, t, _: toy_model(x, t, 2), start_noise(), lambda i: z[i])
     x = start_noise()
     for i, t in enumerate(stepper.timesteps):
         x = stepper.step(toy_model(x, float(t), 2), t, x, z[i]).prev_sample
@@ -161,7 +161,7 @@ def test_repaint_around_a_known_picture(eta: float) -> None:
         known = original if i + 1 == table.evals else noised(table, i + 1, original, z)
         return mask * known + (1 - mask) * x
 
-    *_, last = denoise(table, toy_model, noise(-1), noise, settle=settle)
+    *_, last = denoise(table, lambda x, t, _: toy_model(x, t), noise(-1), noise, settle=settle)
     assert last.total == len(reference.timesteps) > 12
     np.testing.assert_allclose(last.latents, expected, atol=2e-5 * np.abs(expected).max())
     assert np.array_equal(last.latents[..., :2], original[..., :2])

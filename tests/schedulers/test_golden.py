@@ -80,6 +80,17 @@ C8. DPM-Solver's inverse ends with a step that stands still with "trailing" spac
 C9. DPM-Solver with flow sigmas and final_sigmas_type "sigma_min" ends at the training's sigma_min, which may be a step
     up: NaN in its SDEs [refused there, else the same].
 C10. Singlestep DPM-Solver's SDE of order 3 (heun) has the sign of fault 6 [the same].
+B1. KDPM2Ancestral computes the level below a step as the root of a float32 difference, which loses the digits of long
+    steps from high levels: its samples are off by 3e-6 in three steps of Stable Diffusion, 5e-4 in two, and by 5 % in
+    twenty with a cosine schedule [exact; the times that it tells the network are the reference's].
+B2. EDMEuler takes custom sigmas for places between 0 and 1 on its own curve, and only as a tensor, though it documents
+    them as the sigmas to use [the levels to start steps from].
+B3. Heun, KDPM2 and others add noise at a timestep in the middle of a step as if it were the step's end [at its level].
+B4. EDMDPMSolverMultistep and CosineDPMSolverMultistep list prediction_type "sample" and fail at the first step; at
+    order 3, the SDE of the first and all of the second fail after two steps [refused when constructed].
+B5. CosineDPMSolverMultistep with final_sigmas_type "sigma_min" reads its path over no distance at the end: 0/0 [stands
+    still].
+B6. Euler with churn asks the network before it adds the noise, and reads a v_prediction at the level before [the same].
 """
 
 import random
@@ -167,9 +178,12 @@ def levels(sigmas: np.ndarray) -> np.ndarray:
 
 def compare_grids(ours: Run, reference: Run) -> None:
     """Timesteps and sigmas equal: to a few units in the last place of float32, which is what torch's own roots and
-    logarithms differ by from one processor to another."""
+    logarithms differ by from one processor to another. Where the time within a step is that of a level, and so of
+    float32 logarithms, such a unit is up to 1e-4 of it."""
     ulp = float(np.finfo(np.float32).eps)
-    np.testing.assert_allclose(ours.timesteps, reference.timesteps, rtol=2 * ulp, atol=1e-6)
+    np.testing.assert_allclose(ours.timesteps, reference.timesteps, rtol=2 * ulp, atol=1e-4)
+    starts = ours.starts
+    np.testing.assert_allclose(ours.timesteps[starts], reference.timesteps[starts], rtol=2 * ulp, atol=1e-6)
     if reference.sigmas is not None:
         ours_once, reference_once = levels(ours.sigmas), levels(reference.sigmas)
         np.testing.assert_allclose(ours_once, reference_once[: len(ours_once)], rtol=4 * ulp)  # fault 9: one more
@@ -196,11 +210,12 @@ def test_stable_diffusion(name: str, prediction: str, spacing: str) -> None:
                 SCHEDULERS[name].from_config(config)
             return
     dtype = "float64" if prediction in case_of(name).wide else "float32"
-    for n in case_of(name).steps:
+    for n in sorted({*case_of(name).steps} - {*case_of(name).inexact}):
         reference = run_reference(name, config, n, dtype=dtype)
         ours = run_table(name, config, n, dtype=dtype, noise=reference.noise)
-        np.testing.assert_array_equal(ours.timesteps, reference.timesteps)
         compare_grids(ours, reference)
+        starts = ours.starts
+        np.testing.assert_array_equal(ours.timesteps[starts], reference.timesteps[starts].astype(np.float32))
         assert worst(ours, reference) < TOLERANCE, n
 
 
@@ -223,15 +238,17 @@ def test_eta(name: str, eta: float) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_option(name: str) -> None:
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_every_option(name: str, count: int) -> None:
     """Random combinations of all keys; what one side refuses the other refuses too, or it is a listed fault."""
-    rng, case, compared = random.Random(name), case_of(name), 0
-    for _ in range(100):
+    rng, case, compared = random.Random(f"{name} {count}"), case_of(name), 0
+    for _ in range(count):
         config = {f.name: rng.choice(values_of(name, f.name, f.type, f.default)) for f in fields(SCHEDULERS[name])}
         if config.get("trained_betas"):
             ramp = np.linspace(0, 1.5, config["num_train_timesteps"])
             config["trained_betas"] = (1e-4 + 0.015 * np.sin(ramp) ** 2).tolist()
-        n = rng.choice([n for n in (1, 2, 3, 4, 5, 7, 10, 14, 15, 20, 33) if n in case.steps or len(case.steps) > 3])
+        counts = [n for n in (1, 2, 3, 4, 5, 7, 10, 14, 15, 20, 33) if n in case.steps or len(case.steps) > 3]
+        n = rng.choice([n for n in counts if n not in case.inexact])
         options = options_of(name, n, config, rng)
         told = None if {"timesteps", "sigmas"} & set(options) else n
         reference: Run | None
@@ -256,7 +273,7 @@ def test_every_option(name: str) -> None:
         compare_grids(ours, reference)
         assert worst(ours, reference) < TOLERANCE, (config, n, options)
         compared += 1
-    assert compared > 25
+    assert compared > count // 5
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -268,7 +285,8 @@ def test_add_noise(name: str) -> None:
             pytest.skip(case_of(name).exempt["add_noise"])
         n = 10 if 10 in case_of(name).steps else case_of(name).steps[-1]
         reference.set_timesteps(n)
-        every = reference.timesteps
+        starts = np.append(True, np.diff(ours.table(n).step_of) > 0)
+        every = reference.timesteps[: len(starts)][starts]
         for t in (every[[1 % len(every), 7 % len(every)]], every[[0, 0]]):
             if hasattr(reference, "scale_noise"):  # that of a flow: one timestep at a time, which Heun's remembers
                 reference.set_timesteps(n)
@@ -278,7 +296,10 @@ def test_add_noise(name: str) -> None:
                 expected = reference.add_noise(torch.from_numpy(original), torch.from_numpy(start_noise()), t)
             got = ours.add_noise(original, start_noise(), t.numpy())
             assert got.dtype == np.float32
-            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+            # A float32 time says no more of a level than this: near the end of an arc, 3e-5.
+            (_, sigma), (_, other) = (ours.marginal(s.double().numpy()) for s in (t, t - t.abs() * 1e-7))
+            rtol = max(1e-5, float(np.abs(other - sigma).max() / sigma.max()))
+            np.testing.assert_allclose(got, expected, rtol=rtol, atol=1e-6 * float(expected.abs().max()))
         np.testing.assert_array_equal(ours.add_noise(original, start_noise(), float(t[0])), got)
 
 

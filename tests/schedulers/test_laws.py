@@ -38,7 +38,7 @@ CASES = [
 def make(name: str, options: dict[str, Any], **more: Any) -> Scheduler:
     keys = {f.name for f in fields(SCHEDULERS[name])}
     config = CONFIG | dict(case_of(name).config) | options | more
-    if more.get("prediction_type") == "flow_prediction":
+    if more.get("prediction_type") == "flow_prediction" and "use_flow_sigmas" in keys:
         config |= {"use_flow_sigmas": True, "use_exponential_sigmas": False}
     return SCHEDULERS[name].from_config({key: value for key, value in config.items() if key in keys})
 
@@ -51,8 +51,13 @@ def run(scheduler: Scheduler, n: int, eta: float | None, skip: int = 0) -> tuple
 # --- law 1: transport ------------------------------------------------------------------------------------
 
 
-def spoken(kind: str, x0: Any, eps: Any, alpha: float, sigma: float) -> Any:
+Kind = str | Callable[..., Any]  # a prediction type, or what a case says that its network puts out
+
+
+def spoken(kind: Kind, x0: Any, eps: Any, alpha: float, sigma: float) -> Any:
     """What a network of this prediction type says of x = alpha x0 + sigma eps."""
+    if callable(kind):
+        return kind(x0, eps, alpha, sigma)
     a, s = np.array([alpha, sigma]) / np.hypot(alpha, sigma)
     sine = np.sqrt(max(1 - alpha**2, 0))
     return {
@@ -66,7 +71,7 @@ def spoken(kind: str, x0: Any, eps: Any, alpha: float, sigma: float) -> Any:
     }[kind]
 
 
-def answer(table: Table, i: int, kind: str, x: Any, x0: Any, eps: Any) -> Any:
+def answer(table: Table, i: int, kind: Kind, x: Any, x0: Any, eps: Any) -> Any:
     """What a network says at a row; one of the kind "own" says x0 in the table's own terms."""
     if kind == "own":
         return (x0 - table.px0[i] * x) / table.qx0[i]
@@ -82,7 +87,7 @@ def unit_noise(table: Table) -> np.ndarray:  # [E, K]
     return inside * np.sqrt(np.diff(ends)) / np.sqrt(np.abs(np.diff(table.between)))
 
 
-def transported(table: Table, kind: str, start: tuple[float, float]) -> np.ndarray:
+def transported(table: Table, kind: Kind, start: tuple[float, float]) -> np.ndarray:
     """x after the last evaluation, as coefficients of (x0, eps, noise...), when the model knows x0 and tells the exact
     noise in x."""
     noise, calls = unit_noise(table), table.calls
@@ -98,7 +103,7 @@ def transported(table: Table, kind: str, start: tuple[float, float]) -> np.ndarr
     return slots[0]
 
 
-def is_random(grid: Grid, table: Table, kind: str) -> bool:
+def is_random(grid: Grid, table: Table, kind: Kind) -> bool:
     """Whether fresh noise reaches the end; a table may draw more of it, to stay in step with the reference."""
     return bool(np.any(transported(table, kind, (grid.at[0].alpha, grid.at[0].sigma))[2:]))
 
@@ -109,6 +114,11 @@ def kinds_of(name: str, options: Mapping[str, Any]) -> Sequence[str]:
         return ("inverted flow",)
     types = [f.type for f in fields(SCHEDULERS[name]) if f.name == "prediction_type"]
     return case_of(name).transported or (get_args(types[0]) if types else ("epsilon",))
+
+
+def network_of(name: str, kind: str) -> Kind:
+    says = case_of(name).says
+    return partial(says, kind) if says else kind
 
 
 @pytest.mark.parametrize(("name", "options", "order"), CASES)
@@ -125,7 +135,7 @@ def test_transport(name: str, options: dict[str, Any], order: int) -> None:
             continue  # refused
         scheduler, skip = make(name, options, prediction_type=kind), case_of(name).law_skip
         grid, table = run(scheduler, n, eta, skip)
-        x = transported(table, kind, (grid.at[0].alpha, grid.at[0].sigma))
+        x = transported(table, network_of(name, kind), (grid.at[0].alpha, grid.at[0].sigma))
         end = grid.to[-1]
         assert abs(x[0] - end.alpha) < 1e-12
         assert abs(np.linalg.norm(x[1:]) - end.sigma) < 1e-12
@@ -144,17 +154,17 @@ def spread(alpha: Any, sigma: Any) -> Any:
     return np.hypot(alpha * STD, sigma)
 
 
-def gaussian_model(x: Any, alpha: float, sigma: float, kind: str) -> Any:
+def gaussian_model(x: Any, alpha: float, sigma: float, kind: Kind) -> Any:
     eps = sigma * (x - alpha * MEAN) / spread(alpha, sigma) ** 2
     x0 = MEAN + alpha * STD**2 * (x - alpha * MEAN) / spread(alpha, sigma) ** 2
     return spoken(kind, x0, eps, alpha, sigma)
 
 
-def gaussian_at(table: Table, kind: str, i: int, x: Any) -> Any:
+def gaussian_at(table: Table, kind: Kind, i: int, x: Any) -> Any:
     return gaussian_model(x, table.alpha[i], table.sigma[i], kind)
 
 
-def consistent_at(table: Table, kind: str, end: Node, i: int, x: Any) -> Any:
+def consistent_at(table: Table, kind: Kind, end: Node, i: int, x: Any) -> Any:
     """Tells where the solution through x ends, as a consistency model does; gaussian_model tells the data's mean."""
     alpha, sigma = table.alpha[i], table.sigma[i]
     x0 = end.alpha * MEAN + spread(end.alpha, end.sigma) * (x - alpha * MEAN) / spread(alpha, sigma)
@@ -165,7 +175,7 @@ def solution(node: Node) -> float:
     return node.alpha * MEAN + spread(node.alpha, node.sigma)
 
 
-def step_errors(grid: Grid, table: Table, kind: str, group: int = 1, slot: str = "x") -> np.ndarray:  # [steps / group]
+def step_errors(grid: Grid, table: Table, kind: Kind, group: int = 1, slot: str = "x") -> np.ndarray:  # [steps / group]
     """The error each step adds, or each `group` of steps: it starts on the solution, and remembers outputs that were
     made on it. With slot "last", the error of the step before, once it is corrected."""
     slots = init_slots(table, np.zeros(1))
@@ -218,7 +228,8 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
     distribution: it reaches the data's with at least order 1."""
     if "order" in case_of(name).exempt:
         pytest.skip(case_of(name).exempt["order"])
-    scheduler, kind = make(name, options), kinds_of(name, options)[0]
+    scheduler = make(name, options, prediction_type=kinds_of(name, options)[0])
+    kind = network_of(name, kinds_of(name, options)[0])
     eta = 1.0 if "eta" in scheduler.options() else None
     counts, case = list(case_of(name).law_steps), case_of(name)
     runs = [run(scheduler, n, eta and 0.0) for n in counts]

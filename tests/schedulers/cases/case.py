@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 class Case:
     # --- law 3: equality with diffusers ---
     steps: Sequence[int] = (1, 2, 3, 5, 10, 20, 50)  # numbers of steps that the class takes
+    inexact: Sequence[int] = ()  # those of them at which the reference's own float32 loses too many digits
     # What the random sweep tries for keys of the config, before VALUES of test_golden and the annotations.
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     # Options of a run that the sweep tries: given to our .table, and to the reference's set_timesteps or step,
@@ -41,6 +42,8 @@ class Case:
     corrector: Callable[[Mapping[str, Any]], int] | None = None
     # "transport", "order", "noisy order" (with fresh noise alone), "previews" or "add_noise": why that does not hold.
     exempt: Mapping[str, str] = field(default_factory=dict)
+    # What a network puts out, of (prediction type, x0, eps, alpha, sigma), where that is none of the usual four.
+    says: Callable[[str, Any, Any, float, float], Any] | None = None
     transported: Sequence[str] | None = None  # prediction types that law 1 holds for; None: all
     law_skip: int = 0  # steps after which law 1 begins to hold
 

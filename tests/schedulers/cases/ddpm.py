@@ -102,7 +102,7 @@ CASES = {
         },
     ),
     "RePaintScheduler": Case(
-        values={"num_train_timesteps": (200, 100), "eta": (0.0, 0.4, 1.0), "trained_betas": (None,)},  # fault A4
+        values={"num_train_timesteps": (100, 60), "eta": (0.0, 0.4, 1.0), "trained_betas": (None,)},  # fault A4
         options=[{"jump_length": 2, "jump_n_sample": 3}, {"jump_length": 3, "jump_n_sample": 2}],
         drive=down_and_up,
         variants=[({"eta": 0.0}, 1), ({"eta": 1.0}, 1)],

@@ -8,5 +8,4 @@ CASES = {
         transported=("epsilon",),  # it averages raw outputs, and v is not constant along the way
     ),
     "LMSDiscreteScheduler": Case(variants=[({}, 4)]),
-    "EulerDiscreteScheduler": Case(variants=[({}, 1), ({"use_karras_sigmas": True}, 1)]),
 }

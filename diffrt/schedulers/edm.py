@@ -1,0 +1,182 @@
+"""Schedulers of networks that are preconditioned as in EDM (Karras et al. 2022, arXiv:2206.00364, section 5): levels
+are given by sigma alone, x = x0 + sigma eps, and with the data's deviation d and r^2 = sigma^2 + d^2 (table 1)
+
+    x0 = c_skip x + c_out m,    m = model(c_in x, c_noise)
+    c_skip = d^2 / r^2,  c_out = sigma d / r,  c_in = 1 / r,  c_noise = log(sigma) / 4
+
+which is to say that m is minus the v of x0 / d. With prediction_type "v_prediction" it is plus that v.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.betas import f32, linspace
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
+from diffrt.schedulers.euler import churned
+from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.table import Path, Rows, Table
+
+MULTISTEP_KEYS = ("solver_order", "solver_type", "lower_order_final", "euler_at_final", "final_sigmas_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preconditioned(Scheduler):
+    """Abstract. Levels from sigma_max to sigma_min, and how their network is read."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+    sigma_schedule: Literal["karras", "exponential"] = "karras"
+    num_train_timesteps: int = 1000
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    rho: float = 7.0
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+
+    def problems(self) -> Iterable[str]:
+        if self.sigma_min >= self.sigma_max:
+            yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
+
+    def denoised(self, at: Node, x: np.ndarray, m: np.ndarray) -> np.ndarray:
+        """x0 as a linear function of x and m."""
+        d, r = self.sigma_data, math.hypot(at.sigma, self.sigma_data)
+        sign = -1 if self.prediction_type == "v_prediction" else 1
+        return (d / r) ** 2 * x + sign * at.sigma * d / r * m
+
+    def predictions(self, rows: Rows, at: Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(x0, y, what the formula reads), for Multistep."""
+        x0 = self.denoised(at, rows.x, rows.m)
+        return x0, x0, rows.y
+
+    def levels(self, n: int, ramp: np.ndarray) -> np.ndarray:  # [n] f32
+        """n of them, falling, in the precision of a ramp from 0 to 1. (The exponential ones are always float32.)"""
+        if self.sigma_schedule == "exponential":
+            rising = linspace(math.log(self.sigma_min), math.log(self.sigma_max), n).astype(float)
+            return np.exp(rising)[::-1].astype(f32)
+        low, high = (sigma ** (1 / self.rho) for sigma in (self.sigma_min, self.sigma_max))
+        return ((high + ramp * ramp.dtype.type(low - high)).astype(float) ** self.rho).astype(f32)
+
+    def through(self, sigmas: np.ndarray, last: float) -> Grid:
+        """The run through these levels, and on to the last."""
+        nodes = [Node(float(t), 1.0, float(s), self._c_in(s)) for t, s in zip(self.time(sigmas), sigmas, strict=True)]
+        return Grid.through([*nodes, Node(0.0, 1.0, float(f32(last)), self._c_in(last))], math.hypot(self.sigma_max, 1))
+
+    def _c_in(self, sigma: float) -> float:
+        return 1 / math.hypot(sigma, self.sigma_data)
+
+    def time(self, sigma: np.ndarray) -> np.ndarray:  # [n] f32 -> [n] f32
+        """c_noise."""
+        return f32(0.25) * np.log(sigma)
+
+    def sigma_of(self, t: np.ndarray) -> np.ndarray:  # [B] f64 -> [B] f64
+        return np.exp(4 * t)
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones_like(t), self.sigma_of(t)
+
+    @property
+    def first_time(self) -> float:
+        return float(self.time(np.array([self.sigma_min * 0.9999], f32))[0])  # room for float32
+
+    @property
+    def last_time(self) -> float:
+        return float(self.time(np.array([self.sigma_max * 1.0001], f32))[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMEulerScheduler(Preconditioned):
+    """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
+
+    def grid(self, num_inference_steps: int, sigmas: np.ndarray | None = None) -> Grid:
+        """Custom sigmas are the levels to start steps from. (The reference takes places on its curve for them.)"""
+        if sigmas is None:
+            sigmas = self.levels(num_inference_steps, np.linspace(0, 1, num_inference_steps))
+        sigmas = sigmas.astype(f32)
+        return self.through(sigmas, sigmas[-1] if self.final_sigmas_type == "sigma_min" else 0.0)
+
+    def build(
+        self, grid: Grid, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
+    ) -> Table:
+        rows = Rows("x")
+        for k, (at, to) in enumerate(grid):
+            hat, noise = churned(at, len(grid) + grid.skipped, s_churn, s_tmin, s_tmax, s_noise)
+            y = self.denoised(hat, rows.x, rows.m)
+            x, x0 = rows.x + noise * rows.z, rows.y + y[0] * noise * rows.z
+            x_next = x0 + to.sigma / hat.sigma * (x - x0)
+            rows.add(k, at, y=y, x0=self.denoised(at, rows.x, rows.m), then=[x_next])
+        return rows.table(grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMDPMSolverMultistepScheduler(Preconditioned):
+    """DPM-Solver++ (see dpm_multistep.py), as an ODE or an SDE."""
+
+    aliases: ClassVar = DPMSolverMultistepScheduler.aliases
+
+    solver_order: Literal[1, 2, 3] = 2
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+
+    def problems(self) -> Iterable[str]:
+        yield from super().problems()
+        if self.algorithm_type == "sde-dpmsolver++" and self.solver_order == 3:
+            yield "sde-dpmsolver++ has no order 3 here: set solver_order to 2"
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        return multistep_grid(self, num_inference_steps)
+
+    def build(self, grid: Grid) -> Table:
+        more = {k: getattr(self, k) for k in ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")}
+        return multistep(self, algorithm_type=self.algorithm_type, **more).build_with(grid, self.predictions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineDPMSolverMultistepScheduler(Preconditioned):
+    """DPM-Solver++ as an SDE, whose noise is one Brownian path in sigma, with times on an arc (Stable Audio Open, Evans
+    et al. 2024, arXiv:2407.14358). The path has the image's seed."""
+
+    aliases: ClassVar = {"solver_type": DPMSolverMultistepScheduler.aliases["solver_type"]}
+
+    sigma_min: float = 0.3
+    sigma_max: float = 500
+    sigma_data: float = 1.0
+    sigma_schedule: Literal["exponential", "karras"] = "exponential"
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    solver_order: Literal[1, 2] = 2
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+
+    def time(self, sigma: np.ndarray) -> np.ndarray:  # [n] f32 -> [n] f32
+        return np.arctan(sigma) / f32(math.pi) * f32(2)
+
+    def sigma_of(self, t: np.ndarray) -> np.ndarray:  # [B] f64 -> [B] f64
+        return np.tan(t * math.pi / 2)
+
+    def grid(self, num_inference_steps: int) -> Grid:
+        return multistep_grid(self, num_inference_steps)
+
+    def build(self, grid: Grid) -> Table:
+        table = multistep(self, algorithm_type="sde-dpmsolver++").build_with(grid, self.predictions)
+        between = np.array([(at.sigma, to.sigma) for at, to in grid])
+        return replace(table, between=between, path=Path(float(f32(self.sigma_min)), float(f32(self.sigma_max))))
+
+
+def multistep_grid(scheduler: Preconditioned, n: int) -> Grid:
+    last = scheduler.sigma_min if scheduler.final_sigmas_type == "sigma_min" else 0.0
+    return scheduler.through(scheduler.levels(n, linspace(0, 1, n)), last)
+
+
+def multistep(scheduler: Preconditioned, **more: Any) -> DPMSolverMultistepScheduler:
+    """The solver with a scheduler's keys, and more."""
+    keys = {key: getattr(scheduler, key) for key in MULTISTEP_KEYS}
+    return DPMSolverMultistepScheduler(**keys, **more)
