@@ -54,7 +54,7 @@ def test_text_to_image(pipes, latents, scheduler):
     same(pipes("sd1"), scheduler=scheduler, latents=latents, num_inference_steps=4, seed=3)
 
 
-@pytest.mark.parametrize("name", ["SASolver", "UniPCMultistep", "KDPM2Ancestral", "DPMSolverSDE", "LCM"])
+@pytest.mark.parametrize("name", ["SASolver", "UniPCMultistep", "dpm2-a", "DPMSolverSDE", "LCM"])
 def test_more_schedulers(pipes, latents, name):
     """The most slots, two evaluations a step, rows of noise alone, one path of noise for the run: no new program."""
     same(pipes("sd1"), scheduler=name, latents=latents, num_inference_steps=4, seed=3)
