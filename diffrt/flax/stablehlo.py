@@ -23,7 +23,7 @@ from diffrt.errors import InvalidArgument, nearest
 from diffrt.flax import programs
 from diffrt.flax.checkpoint import Checkpoint, Networks, find, open_checkpoint
 from diffrt.flax.parameters import declared
-from diffrt.flax.rows import SLOTS, bucket, rows_of, segment
+from diffrt.flax.rows import SLOTS, Rows, bucket, rows_of, segment
 from diffrt.flax.weights import DTYPES, fitting, open_headers
 
 MANIFEST, RUN = "stablehlo.json", "run.py"
@@ -90,22 +90,6 @@ def write(
     length = bucket(max(table.evals for table in tables.values()))
     rows = {n: segment(rows_of(table), 0, table.evals, length) for n, table in tables.items()}
 
-    (b,) = jax.export.symbolic_shape("b")
-    tokens, width_of_text = manifest.tokenizer["max_length"], networks.unet.cross_attention_dim
-    rows_spec = {name: spec(column.shape, column.dtype) for name, column in rows[steps[0]].items()}
-    latents = spec((b, h, w, channels), f32)
-    inputs: list[Any] = [
-        rows_spec, spec((SLOTS, *latents.shape), f32), spec((b, 2, tokens, width_of_text), f32), spec((b, 1), f32),
-        spec((length, *latents.shape), f32),
-    ]  # fmt: skip
-    if networks.unet.in_channels > channels:
-        inputs.append(spec((b, h, w, networks.unet.in_channels - channels), f32))
-    functions: dict[str, tuple[str, Callable[..., Any], list[Any]]] = {
-        "text_encoder": ("text_encoder", partial(programs.embed, networks), [spec((b, tokens), jnp.int32)]),
-        "denoise": ("unet", partial(_denoise, networks, dtype), inputs),
-        "vae_decoder": ("vae", partial(_picture, networks, dtype), [latents]),
-        "vae_encoder": ("vae", partial(programs.encode, networks, dtype), [spec((b, height, width, 3), f32)]),
-    }
     records, weights, stored = {}, {}, {}
     for part, (network, example) in networks.parts.items():
         tensors = open_headers(checkpoint.root / part)
@@ -116,7 +100,7 @@ def write(
         (folder / part).mkdir()
         for file in files:
             link(file, folder / part / file.name)
-    for name, (part, function, arguments) in functions.items():
+    for name, (part, function, arguments) in functions_of(checkpoint, dtype, (h, w), rows[steps[0]]).items():
         say(f"writing {name}")
         names, kept = stored[part]
         whole = jax.jit(on_stored(function, part, names, dtype))
@@ -137,6 +121,33 @@ def write(
         "rows": {str(n): f"rows-{n}.npz" for n in steps}, "functions": records, "weights": weights,
     }  # fmt: skip
     (folder / MANIFEST).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+
+
+def functions_of(
+    checkpoint: Checkpoint, dtype: Any, size: tuple[int, int], rows: Rows
+) -> dict[str, tuple[str, Callable[..., Any], list[Any]]]:
+    """name -> (part, function of its parameters and more, shapes of the latter): any batch, latents of one size."""
+    networks, (h, w) = checkpoint.networks, size
+    factor, channels = checkpoint.manifest.latents["scale_factor"], networks.vae.latent_channels
+    tokens, width_of_text = checkpoint.manifest.tokenizer["max_length"], networks.unet.cross_attention_dim
+    (b,) = jax.export.symbolic_shape("b")
+    latents = spec((b, h, w, channels), f32)
+    inputs: list[Any] = [
+        {name: spec(column.shape, column.dtype) for name, column in rows.items()},
+        spec((SLOTS, *latents.shape), f32),
+        spec((b, 2, tokens, width_of_text), f32),
+        spec((b, 1), f32),
+        spec((len(rows["t"]), *latents.shape), f32),
+    ]
+    if networks.unet.in_channels > channels:
+        inputs.append(spec((b, h, w, networks.unet.in_channels - channels), f32))
+    pictures = spec((b, h * factor, w * factor, networks.vae.in_channels), f32)
+    return {
+        "text_encoder": ("text_encoder", partial(programs.embed, networks), [spec((b, tokens), jnp.int32)]),
+        "denoise": ("unet", partial(_denoise, networks, dtype), inputs),
+        "vae_decoder": ("vae", partial(_picture, networks, dtype), [latents]),
+        "vae_encoder": ("vae", partial(programs.encode, networks, dtype), [pictures]),
+    }
 
 
 def on_stored(function: Callable[..., Any], part: str, names: Mapping[str, str], dtype: Any) -> Callable[..., Any]:

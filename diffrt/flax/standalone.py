@@ -42,8 +42,9 @@ class Program:
         with np.load(self.folder / allowed[str(steps)]) as file:
             return dict(file)
 
-    def draw(self, ids, *, negative=None, latents=None, seed=0, steps=None, guidance=None):
-        """ids, negative [B][S]; latents: unit noise [B,C,h,w], else that of the seed."""
+    def draw(self, ids, *, negative=None, latents=None, seed=0, steps=None, guidance=None, beside=None):
+        """ids, negative [B][S]; latents: unit noise [B,C,h,w], else that of the seed; beside [B,h,w,M]: of a model that
+        inpaints, the mask and the latents of the rest of the picture."""
         m = self.manifest
         ids = np.asarray(ids, np.int32)
         negative = np.broadcast_to(np.asarray(self.empty if negative is None else negative, np.int32), ids.shape)
@@ -58,7 +59,7 @@ class Program:
             noise[i] = rng.standard_normal(slots.shape[1:], np.float32)
         embeds = jnp.stack([self.call("text_encoder", each) for each in (negative, ids)], 1)
         scale = np.full((len(ids), 1), m["default_guidance"] if guidance is None else guidance, np.float32)
-        slots = self.call("denoise", rows, slots, embeds, scale, noise)
+        slots = self.call("denoise", rows, slots, embeds, scale, noise, *(() if beside is None else (beside,)))
         return np.asarray(self.call("vae_decoder", slots[0]))
 
     def _read(self, files):

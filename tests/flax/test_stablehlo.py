@@ -1,6 +1,7 @@
 """Exported programs: run by jax alone, where flax and diffrt cannot be imported, and equal to what they came from."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -61,6 +62,14 @@ def test_the_same_picture_without_diffrt(mini, tmp_path):
 def test_the_command_line(mini, tmp_path, capsys):
     assert run(["export", str(mini[9]), str(tmp_path / "out"), "--form", "stablehlo", "--precision", "fp16"]) == 2
     assert "precision 'fp16' is unknown here" in capsys.readouterr().err
+    command = ["export", str(mini[9]), str(tmp_path / "out"), "--form", "stablehlo"]
+    assert run([*command, "--precision", "bf16", "--static", "16x24"]) == 0
+    assert "writing denoise" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "out" / "stablehlo.json").read_text())
+    assert (manifest["height"], manifest["width"], manifest["latents"]) == (16, 24, [4, 8, 12])
+    assert run(command) == 2
+    assert "replace such an export with --force" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "out")
     (tmp_path / "there").mkdir()
     with pytest.raises(InvalidArgument, match="exists"):
         stablehlo.export(mini[9], tmp_path / "there", force=True)
