@@ -8,7 +8,7 @@ from pathlib import Path
 
 def test_eight_devices(mini):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     script = Path(__file__).with_name("eight_devices.py")

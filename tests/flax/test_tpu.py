@@ -15,7 +15,12 @@ pytestmark = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="
 
 
 def compiled(checkpoint, *arguments, timeout):
-    environment = os.environ | {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "tests.flax.compile_for_tpu", checkpoint, *arguments],
         capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=timeout,
