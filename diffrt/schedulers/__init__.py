@@ -104,6 +104,19 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "ScoreSdeVpScheduler": ScoreSdeVpScheduler,
 }
 
+# diffusers' other schedulers, and why they are not here.
+LEFT_OUT = {
+    **dict.fromkeys(
+        ("VQDiffusion", "Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound"),
+        "it draws discrete tokens, which no table of weights can move",
+    ),
+    **dict.fromkeys(
+        ("Helios", "HeliosDMD", "MiniMaxH3", "Piflow", "RFD4Proteina"),
+        "only its own model's pipeline can drive it",
+    ),
+    "KarrasVe": "the reference deprecates it; HeunDiscreteScheduler is its method without churn",
+}
+
 # Short names beyond the class name without "Scheduler", in lower case.
 ALIASES = {
     "ddim-inverse": "DDIMInverseScheduler",
@@ -141,6 +154,9 @@ def scheduler_class(name: str) -> type[Scheduler]:
     key = str(name).lower().removesuffix("scheduler")
     full = short.get(key) or ALIASES.get(key)
     if full is None:
+        for left_out, why in LEFT_OUT.items():
+            if key == left_out.lower():
+                raise InvalidArgument(f"diffrt has no {left_out}Scheduler: {why}")
         known = [*short, *ALIASES] if key == str(name).lower() else SCHEDULERS  # in the form that was given
         raise InvalidArgument(f"unknown scheduler {name!r}: {nearest(str(name), known)}")
     return SCHEDULERS[full]

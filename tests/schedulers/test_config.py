@@ -4,21 +4,25 @@ import copy
 import inspect
 import json
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, replace
+from itertools import product
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers import SCHEDULERS, DDIMScheduler, LMSDiscreteScheduler, from_config, scheduler_class
+from diffrt.schedulers import LEFT_OUT, SCHEDULERS, DDIMScheduler, LMSDiscreteScheduler, from_config, scheduler_class
 from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.config import KNOWN_KEYS
 from tests.schedulers.cases import case_of
-from tests.schedulers.reference import SD_CONFIG, fitting, reference_class, reference_scheduler
+from tests.schedulers.reference import INTERCHANGEABLE, SD_CONFIG, fitting, reference_class, reference_scheduler
 
 each = pytest.mark.parametrize("name", SCHEDULERS)
 
@@ -75,8 +79,15 @@ def test_ignored_keys_are_reported_and_carried() -> None:
     assert back == ddim
 
 
-@pytest.mark.parametrize("second", SCHEDULERS)
-@pytest.mark.parametrize("first", SCHEDULERS)
+# Classes that run each other's models switch freely; the others to one of those and back.
+SWITCHES = [
+    *product(INTERCHANGEABLE, repeat=2),
+    *((name, "DDIMScheduler") for name in SCHEDULERS if name not in INTERCHANGEABLE),
+    *(("DDIMScheduler", name) for name in SCHEDULERS if name not in INTERCHANGEABLE),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SWITCHES)
 def test_switching_classes_keeps_what_diffusers_keeps(first: str, second: str) -> None:
     """A default of the first class does not become a choice in the second: timestep_spacing above all."""
     # The reference makes a tensor of every noise level of this one: 0.1 s for 2000 of them.
@@ -109,6 +120,17 @@ def test_names() -> None:
         from_config({}, "EulerDiscretScheduler")
     with pytest.raises(InvalidArgument, match="needs a _class_name"):
         from_config({})
+
+
+def test_every_continuous_scheduler_of_the_reference_is_here_or_left_out_by_name() -> None:
+    theirs = {name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")}
+    ours = {*SCHEDULERS, *(f"{name}Scheduler" for name in LEFT_OUT)}
+    assert theirs - ours == set()
+    for name, why in LEFT_OUT.items():
+        with pytest.raises(InvalidArgument, match=f"diffrt has no {name}Scheduler: {why}"):
+            scheduler_class(f"{name}Scheduler")
+    docs = (Path(__file__).parents[2] / "docs" / "schedulers.md").read_text()
+    assert all(re.search(rf"\b{name.removesuffix('Scheduler')}\b", docs) for name in ours)
 
 
 REFUSALS: list[tuple[str, dict[str, Any], str]] = [
