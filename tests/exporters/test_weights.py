@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 import diffrt
 from diffrt.bundle import Bundle
 from diffrt.errors import CheckpointError
+from diffrt.weight_files import OLD_ATTENTION, spellings
 from exporters.checkpoint import open_checkpoint
 from exporters.trace import check_fit
-from exporters.weights import OLD_ATTENTION, attach, open_weights, spellings
+from exporters.weights import attach, open_weights
 
 from .conftest import shard
 from .mini import contents, write_mini
