@@ -1,6 +1,7 @@
 """Weights in place: a graph reads from the checkpoint's own files exactly the bytes of the tensor it names."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from exporters.trace import check_fit
 from exporters.weights import attach, open_weights
 
 from .conftest import shard
-from .mini import contents, write_mini
+from .mini import contents, edit, write_mini
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 PARTS = ("text_encoder", "unet", "vae")
@@ -238,11 +239,15 @@ def test_unknown_scheduler(awkward):
     assert diffrt.load(awkward.bundle).scheduler.config["_class_name"] == "DDIMScheduler"
 
 
-def test_diffusers_loads_the_bundle(awkward):
-    pipe = StableDiffusionPipeline.from_pretrained(awkward.bundle, scheduler=DDIMScheduler())
-    assert pipe.safety_checker is None
+def test_diffusers_loads_the_bundle(awkward, tmp_path):
+    """Once its scheduler is one that there is."""
     own = json.loads((awkward.bundle / "scheduler" / "scheduler_config.json").read_text())
     assert own["_class_name"] == "NextYearScheduler"
+    bundle = shutil.copytree(awkward.bundle, tmp_path / "bundle")
+    edit(bundle / "model_index.json", scheduler=["diffusers", "DDIMScheduler"])
+    DDIMScheduler().save_pretrained(bundle / "scheduler")
+    pipe = StableDiffusionPipeline.from_pretrained(bundle)
+    assert pipe.safety_checker is None
     for part in PARTS:
         weights = open_weights(awkward.source / part, "fp32")
         source = stored(awkward.source / part)
