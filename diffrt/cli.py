@@ -186,7 +186,11 @@ def generate(
 @click.argument("dest")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a SOURCE on the hub.")
 @click.option(
-    "--form", type=click.Choice(["components"]), default="components", show_default=True, help="Graphs to write."
+    "--form",
+    type=click.Choice(["components", "stablehlo"]),
+    default="components",
+    show_default=True,
+    help="components: a bundle; stablehlo: programs for JAX, of --static's size.",
 )
 @click.option("--precision", default="fp32", show_default=True, metavar="fp32|fp16", help="fp16 is half the disk.")
 @click.option("--attention", default="auto", show_default=True, metavar="auto|portable|ort|sliced", help="Its form.")
@@ -227,6 +231,12 @@ def export(
         if not found:
             raise InvalidArgument(f"--static is {static!r}: give height x width in pixels, such as 512x512")
         size = (int(found[1]), int(found[2]))
+    if form == "stablehlo":
+        from diffrt.flax import stablehlo
+
+        say = lambda line: click.echo(line, err=True)  # noqa: E731
+        stablehlo.export(source, dest, revision=revision, precision=precision, size=size, force=force, progress=say)
+        return
     try:
         from exporters import export as run_export
     except ModuleNotFoundError as error:

@@ -1,19 +1,17 @@
 """A checkpoint folder in diffusers layout: its model_index.json, the family it belongs to, and each part's config."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffrt.configs import read_json
 from diffrt.errors import CheckpointError, nearest
 
 from .families import FAMILIES
 from .spec import Component, Family
 from .weights import Weights, open_weights
-
-LARGEST_JSON = 16 << 20  # bytes
 
 
 class PartConfig(dict[str, Any]):
@@ -81,15 +79,3 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/{' or '.join(files)}")
     skipped = tuple(p for p in family.skipped if index.get(p) not in (None, [None, None]))
     return Checkpoint(root, family, configs, read_json(root / "scheduler" / "scheduler_config.json"), skipped)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > LARGEST_JSON:
-            raise CheckpointError(f"{file} has {file.stat().st_size} bytes; at most {LARGEST_JSON} are read")
-        value = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds a {type(value).__name__}, not a JSON object")
-    return value

@@ -15,17 +15,17 @@ from typing import Any
 import onnx_ir as ir
 
 from diffrt import __version__, schedulers
-from diffrt.components.tokenizer import END, Tokenizer
-from diffrt.errors import BundleError, CheckpointError, InvalidArgument, nearest
+from diffrt.configs import fits, spelled
+from diffrt.errors import CheckpointError, InvalidArgument, nearest
 from diffrt.hub import PAGES, is_id
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling, Variant
+from diffrt.stable_diffusion import tokenizer_entry
 
 from .checkpoint import Checkpoint, open_checkpoint, read_json
 from .files import Say, building, file_entries, link, publish
 from .halves import halve
 from .hub import find
 from .lowering import CHOICES, lower
-from .models.config import fits, spelled
 from .precision import Size, widen_overflows
 from .sources import Source, opened
 from .spec import Component
@@ -112,7 +112,7 @@ def write_bundle(
         given = "x".join(map(str, static))
         raise InvalidArgument(f"static size {given}: height and width must be multiples of {factor}")
     settings = manifest_defaults(checkpoint, static, defaults, factor, say)
-    tokenizer = tokenizer_entry(checkpoint)
+    tokenizer = tokenizer_entry(checkpoint.root, checkpoint.configs["text_encoder"]["max_position_embeddings"])
     for name in checkpoint.skipped:
         say(f"skipping {name}: it is not exported yet")
 
@@ -315,24 +315,3 @@ def scheduler_name(checkpoint: Checkpoint, say: Say) -> str:
     except InvalidArgument as error:
         raise CheckpointError(f"scheduler/scheduler_config.json: {error}") from error
     return name
-
-
-def tokenizer_entry(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the run time must know beyond the vocabulary: the prompt's length in tokens and the padding token."""
-    folder = checkpoint.root / "tokenizer"
-    settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            settings |= read_json(folder / name)
-    pad = settings.get("pad_token") or END
-    pad = str(pad.get("content") if isinstance(pad, dict) else pad)
-    longest = checkpoint.configs["text_encoder"]["max_position_embeddings"]
-    length = settings.get("model_max_length", longest)
-    if not isinstance(length, (int, float)) or not length >= 3:
-        raise CheckpointError(f"tokenizer/tokenizer_config.json: model_max_length is {length!r}; at least 3 is needed")
-    length = int(min(length, longest))
-    try:
-        Tokenizer(folder, length, pad)
-    except BundleError as error:
-        raise CheckpointError(str(error)) from error
-    return {"folder": "tokenizer", "max_length": length, "pad": pad}

@@ -8,9 +8,10 @@ import numpy as np
 
 from diffrt.errors import CheckpointError
 from diffrt.safetensors_header import TensorEntry
+from diffrt.weight_files import STEMS, headers
 
 from .safetensors_writer import Stored, write_header, write_tensors
-from .weights import STEMS, Weights, headers
+from .weights import Weights
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 

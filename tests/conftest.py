@@ -19,7 +19,10 @@ from filelock import FileLock
 from .checkpoints import write_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
-MAKERS = ("exporters/**/*.py", "diffrt/manifest.py", "diffrt/strict.py", "tests/checkpoints.py", "tests/conftest.py")
+MAKERS = (
+    "exporters/**/*.py", "diffrt/*configs.py", "diffrt/stable_diffusion.py", "diffrt/weight_files.py",
+    "diffrt/manifest.py", "diffrt/strict.py", "tests/checkpoints.py", "tests/conftest.py",
+)  # fmt: skip
 
 
 def state_of_the_code() -> str:

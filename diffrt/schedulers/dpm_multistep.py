@@ -41,7 +41,7 @@ class Multistep(DPMSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepScheduler(Multistep):
-    """From noise to a picture."""
+    """DPM-Solver and DPM-Solver++, multistep, order 1 to 3, as an ODE or an SDE."""
 
     use_lu_lambdas: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
@@ -58,8 +58,8 @@ class DPMSolverMultistepScheduler(Multistep):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepInverseScheduler(Multistep):
-    """The same steps upwards, from a picture to the noise that it comes from (as Song et al. 2020, arXiv:2010.02502,
-    section 4.3, run theirs). Deterministic only, and not for flows."""
+    """DPM-Solver's steps upwards, from a picture to the noise that it comes from. As the inversion of DDIM
+    (arXiv:2010.02502, section 4.3). Deterministic only, and not for flows."""
 
     def problems(self) -> Iterable[str]:
         yield from super().problems()

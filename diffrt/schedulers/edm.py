@@ -141,8 +141,8 @@ class EDMDPMSolverMultistepScheduler(Preconditioned):
 
 @dataclass(frozen=True, kw_only=True)
 class CosineDPMSolverMultistepScheduler(Preconditioned):
-    """DPM-Solver++ as an SDE, whose noise is one Brownian path in sigma, with times on an arc (Stable Audio Open, Evans
-    et al. 2024, arXiv:2407.14358). The path has the image's seed."""
+    """DPM-Solver++ as an SDE, whose noise is one Brownian path in sigma, with times on an arc (Stable Audio Open,
+    arXiv:2407.14358). The path has the image's seed."""
 
     aliases: ClassVar = {"solver_type": DPMSolverMultistepScheduler.aliases["solver_type"]}
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from diffrt.errors import CheckpointError
 from diffrt.manifest import TensorSpec
+from diffrt.stable_diffusion import defaults, latents, scale_factor, tasks
 
 from ..models.unet import UNet2DConditionModel
 from ..models.vae import AutoencoderKL
@@ -114,32 +115,6 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
             tiled=True,
         ),
     )
-
-
-def scale_factor(vae: Config) -> int:
-    return 2 ** (len(vae["block_out_channels"]) - 1)
-
-
-def defaults(configs: Mapping[str, Config]) -> dict:
-    size = configs["unet"].get("sample_size") or 64
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    factor = scale_factor(configs["vae"])
-    return {
-        "height": height * factor,
-        "width": width * factor,
-        "num_inference_steps": 50,
-        "guidance_scale": 7.5,
-    }
-
-
-def latents(configs: Mapping[str, Config]) -> dict:
-    return {"channels": configs["vae"]["latent_channels"], "scale_factor": scale_factor(configs["vae"])}
-
-
-def tasks(configs: Mapping[str, Config]) -> tuple[str, ...]:
-    """A UNet with channels for a mask and a masked picture can do nothing without them."""
-    told = configs["unet"]["in_channels"] > configs["vae"]["latent_channels"]
-    return ("inpaint",) if told else ("text_to_image", "image_to_image", "inpaint")
 
 
 STABLE_DIFFUSION = Family(

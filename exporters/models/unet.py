@@ -3,55 +3,15 @@ Latent Diffusion Models"), with diffusers' config keys and tensor names, written
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffrt.errors import CheckpointError
+from diffrt.model_configs import UNetConfig
 
-from .config import per_block, read_config
 from .layers import Attention, Downsample2D, ResnetBlock2D, TimestepEmbedding, Upsample2D, sinusoidal
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    in_channels: int = 4
-    out_channels: int = 4
-    sample_size: int | tuple[int, int] | None = None
-    flip_sin_to_cos: bool = True
-    freq_shift: float = 0
-    down_block_types: tuple[str, ...] = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
-    up_block_types: tuple[str, ...] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int | tuple[int, ...] = 2
-    downsample_padding: Literal[0, 1] = 1
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
-    cross_attention_dim: int = 1280
-    attention_head_dim: int | tuple[int, ...] = 8  # a number of heads, by a slip that checkpoints froze
-    num_attention_heads: int | tuple[int, ...] | None = None
-    use_linear_projection: bool = False
-    upcast_attention: bool = False
-
-
-# Keys of diffusers' UNet2DConditionModel implemented for these values alone.
-ONLY: dict[str, tuple] = {
-    "center_input_sample": (False,), "mid_block_type": ("UNetMidBlock2DCrossAttn",), "act_fn": ("silu",),
-    "only_cross_attention": (False, None), "mid_block_scale_factor": (1,), "dropout": (0,),
-    "transformer_layers_per_block": (1,), "reverse_transformer_layers_per_block": (None,),
-    "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,), "dual_cross_attention": (False,),
-    "class_embed_type": (None,), "addition_embed_type": (None,), "addition_time_embed_dim": (None,),
-    "num_class_embeds": (None,), "resnet_time_scale_shift": ("default",), "resnet_skip_time_act": (False,),
-    "resnet_out_scale_factor": (1,), "time_embedding_type": ("positional",), "time_embedding_dim": (None,),
-    "time_embedding_act_fn": (None,), "timestep_post_act": (None,), "time_cond_proj_dim": (None,),
-    "conv_in_kernel": (3,), "conv_out_kernel": (3,), "projection_class_embeddings_input_dim": (None,),
-    "attention_type": ("default",), "class_embeddings_concat": (False,),
-    "mid_block_only_cross_attention": (None, False), "cross_attention_norm": (None,),
-    "addition_embed_type_num_heads": (64,),
-}  # fmt: skip
 
 
 class GEGLU(nn.Module):
@@ -144,10 +104,6 @@ class MidBlock(nn.Module):
         return self.resnets[1](x, time)
 
 
-DOWN = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}  # block type -> has cross-attention
-UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
-
-
 class UNet2DConditionModel(nn.Module):
     """Predicts noise (or v) from noisy latents.
 
@@ -157,21 +113,9 @@ class UNet2DConditionModel(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
-        c = self.config = read_config(UNetConfig, config, ONLY)
-        blocks = len(c.block_out_channels)
-        heads = per_block(c.num_attention_heads or c.attention_head_dim, blocks, "attention_head_dim")
-        layers = per_block(c.layers_per_block, blocks, "layers_per_block")
-        down = self._kinds("down_block_types", DOWN, blocks)
-        up = self._kinds("up_block_types", UP, blocks)
+        c = self.config = UNetConfig.read(config)
+        blocks, heads, layers, down, up = c.blocks, c.heads, c.layers, c.down, c.up
         widths, time_dim = c.block_out_channels, 4 * c.block_out_channels[0]
-        for index, width in enumerate(widths):
-            uses_heads = down[index] or up[blocks - 1 - index] or index == blocks - 1
-            if width % c.norm_num_groups or (uses_heads and width % heads[index]):
-                raise CheckpointError(
-                    f"block_out_channels[{index}] = {width} is not a multiple of norm_num_groups = "
-                    f"{c.norm_num_groups} and of {heads[index]} attention heads"
-                )
-
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], time_dim)
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
@@ -197,12 +141,6 @@ class UNet2DConditionModel(nn.Module):
             self.up_blocks.append(stage)
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[0], c.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
-
-    def _kinds(self, key: str, known: Mapping[str, bool], blocks: int) -> list[bool]:
-        kinds = getattr(self.config, key)
-        if len(kinds) != blocks or any(kind not in known for kind in kinds):
-            raise CheckpointError(f"config key {key!r} is {list(kinds)}; allowed: {blocks} of {', '.join(known)}")
-        return [known[kind] for kind in kinds]
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
         c, context = self.config, encoder_hidden_states

@@ -3,41 +3,15 @@ tensor names. The latents it takes and gives are the diffusion model's: shifted 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffrt.errors import CheckpointError
+from diffrt.model_configs import VAEConfig
 
-from .config import read_config
 from .layers import Attention, Downsample2D, ResnetBlock2D, Upsample2D
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    in_channels: int = 3
-    out_channels: int = 3
-    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
-    block_out_channels: tuple[int, ...] = (64,)
-    layers_per_block: int = 1
-    latent_channels: int = 4
-    norm_num_groups: int = 32
-    sample_size: int | tuple[int, int] = 32
-    scaling_factor: float = 0.18215
-    shift_factor: float | None = None
-    force_upcast: bool = True
-    use_quant_conv: bool = True
-    use_post_quant_conv: bool = True
-
-
-# Keys of diffusers' AutoencoderKL implemented for these values alone.
-ONLY: dict[str, tuple] = {
-    "act_fn": ("silu",), "latents_mean": (None,), "latents_std": (None,), "mid_block_add_attention": (True,),
-}  # fmt: skip
 
 EPS = 1e-6  # of every norm in the autoencoder
 
@@ -130,17 +104,7 @@ class AutoencoderKL(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
-        c = self.config = read_config(VAEConfig, config, ONLY)
-        for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-            if getattr(c, key) != (kind,) * len(c.block_out_channels):
-                raise CheckpointError(
-                    f"config key {key!r} is {list(getattr(c, key))}; allowed: {len(c.block_out_channels)} of {kind}"
-                )
-        if any(width % c.norm_num_groups for width in c.block_out_channels):
-            raise CheckpointError(
-                f"block_out_channels = {list(c.block_out_channels)} are not multiples of norm_num_groups = "
-                f"{c.norm_num_groups}"
-            )
+        c = self.config = VAEConfig.read(config)
         self.shift, self.scale = c.shift_factor or 0.0, c.scaling_factor
         self.encoder, self.decoder = Encoder(c), Decoder(c)
         if c.use_quant_conv:

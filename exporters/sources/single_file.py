@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffrt.errors import CheckpointError
+from diffrt.weight_files import STEMS
 
 from ..files import Say
 from ..safetensors_writer import Stored, write_header
-from ..weights import STEMS
 from .clip_tokenizer import END, VOCABULARY, write_tokenizer
 from .configs import Json, count, model_index, scheduler_config, text_config, unet_config, vae_config
 from .ldm import renamed, split

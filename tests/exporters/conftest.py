@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from diffusers import HeunDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 import exporters
@@ -47,10 +46,11 @@ def awkward(tmp_path_factory) -> Awkward:
     for part in ("safety_checker", "feature_extractor"):
         (source / part).mkdir()
         (source / part / "config.json").write_text("never read")
-    HeunDiscreteScheduler(beta_schedule="scaled_linear").save_pretrained(source / "scheduler")
+    config = {"_class_name": "NextYearScheduler", "beta_schedule": "scaled_linear"}
+    (source / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     edit(
         source / "model_index.json",
-        scheduler=["diffusers", "HeunDiscreteScheduler"],
+        scheduler=["diffusers", "NextYearScheduler"],
         safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
         feature_extractor=["transformers", "CLIPImageProcessor"],
     )

@@ -2,6 +2,7 @@
 
 import warnings
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,15 @@ def pipes(sd1_bundle, sd2_bundle, sd1_checkpoint, sd2_checkpoint):
     return both
 
 
+@pytest.fixture(autouse=True)
+def own_schedulers(request):
+    """Whatever a test makes the pipelines draw with, the next one finds their own."""
+    yield
+    for mine, own, reference in request.getfixturevalue("pipes").values() if "pipes" in request.fixturenames else ():
+        mine.scheduler = own
+        reference.scheduler = getattr(diffusers, type(own).__name__).from_config(dict(own.config))
+
+
 def compare(mine, reference, seeds, prompt, **arguments):
     """Pictures within 1/255 of diffusers' from the same seeds."""
     images = len(seeds)
@@ -53,8 +63,6 @@ OTHERS = ["LCMScheduler", "TCDScheduler", "CosineDPMSolverMultistepScheduler"]
 @pytest.mark.parametrize("name", [*(name for name in INTERCHANGEABLE if name != "DPMSolverSDEScheduler"), *OTHERS])
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_equals_diffusers(pipes, kind, name):
-    import diffusers
-
     mine, own, reference = pipes[kind]
     mine.scheduler = SCHEDULERS[name].from_config(own.config)
     reference.scheduler = getattr(diffusers, name).from_config(reference.scheduler.config)
@@ -66,8 +74,6 @@ def test_equals_diffusers(pipes, kind, name):
 @pytest.mark.filterwarnings("ignore:Should have")  # torchsde's, of ends that it has rounded
 def test_equals_diffusers_with_its_brownian_path(pipes):
     """Of one picture: for several the reference draws one path of all, and each of ours has its own."""
-    import diffusers
-
     mine, own, reference = pipes["sd1"]
     mine.scheduler = DPMSolverSDEScheduler.from_config(own.config | {"noise_sampler_seed": 6})
     reference.scheduler = diffusers.DPMSolverSDEScheduler.from_config(reference.scheduler.config, noise_sampler_seed=6)
@@ -84,8 +90,6 @@ def test_equals_diffusers_at_an_odd_size_and_several_pictures(pipes):
 
 
 def test_equals_diffusers_with_eta(pipes):
-    import diffusers
-
     mine, own, reference = pipes["sd1"]
     mine.scheduler = DDIMScheduler.from_config(own.config)
     reference.scheduler = diffusers.DDIMScheduler.from_config(reference.scheduler.config)

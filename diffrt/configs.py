@@ -1,13 +1,16 @@
-"""Reading a diffusers config.json into a frozen record, refusing what the module does not implement."""
+"""Reading a JSON file, and a diffusers config.json into a frozen record, refusing what is not implemented."""
 
 import dataclasses
+import json
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from diffrt.errors import CheckpointError, nearest
 
 T = TypeVar("T")
+LARGEST_JSON = 16 << 20  # bytes
 
 
 def read_config(record: type[T], config: Mapping[str, Any], only: Mapping[str, tuple]) -> T:
@@ -16,7 +19,7 @@ def read_config(record: type[T], config: Mapping[str, Any], only: Mapping[str, t
     ``only`` lists keys that exist in diffusers but are implemented for the given values alone; they need no field.
     Keys beginning with ``_`` are metadata. Raises CheckpointError naming the key, what it holds and what is allowed.
     """
-    fields = {f.name: f.type for f in dataclasses.fields(record)}
+    fields = {f.name: f.type for f in dataclasses.fields(record)}  # type: ignore[arg-type]
     values = {}
     for key, value in config.items():
         if key.startswith("_"):
@@ -63,3 +66,15 @@ def per_block(value: Any, blocks: int, key: str) -> tuple:
     if len(value) != blocks:
         raise CheckpointError(f"config key {key!r} has {len(value)} values for {blocks} blocks")
     return tuple(value)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(f"{file} has {file.stat().st_size} bytes; at most {LARGEST_JSON} are read")
+        value = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds a {type(value).__name__}, not a JSON object")
+    return value

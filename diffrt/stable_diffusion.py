@@ -1,0 +1,58 @@
+"""What the configs of a Stable Diffusion checkpoint say of the whole: what an exported bundle's manifest then holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffrt.components.tokenizer import END, Tokenizer
+from diffrt.configs import read_json
+from diffrt.errors import BundleError, CheckpointError
+
+Config = Mapping[str, Any]
+
+
+def scale_factor(vae: Config) -> int:
+    return 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def defaults(configs: Mapping[str, Config]) -> dict:
+    size = configs["unet"].get("sample_size") or 64
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    factor = scale_factor(configs["vae"])
+    return {
+        "height": height * factor,
+        "width": width * factor,
+        "num_inference_steps": 50,
+        "guidance_scale": 7.5,
+    }
+
+
+def latents(configs: Mapping[str, Config]) -> dict:
+    return {"channels": configs["vae"]["latent_channels"], "scale_factor": scale_factor(configs["vae"])}
+
+
+def tasks(configs: Mapping[str, Config]) -> tuple[str, ...]:
+    """A UNet with channels for a mask and a masked picture can do nothing without them."""
+    told = configs["unet"]["in_channels"] > configs["vae"]["latent_channels"]
+    return ("inpaint",) if told else ("text_to_image", "image_to_image", "inpaint")
+
+
+def tokenizer_entry(root: Path, longest: int) -> dict[str, Any]:
+    """What the run time must know beyond the vocabulary: the prompt's length in tokens, at most `longest`, and the
+    padding token."""
+    folder = root / "tokenizer"
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            settings |= read_json(folder / name)
+    pad = settings.get("pad_token") or END
+    pad = str(pad.get("content") if isinstance(pad, dict) else pad)
+    length = settings.get("model_max_length", longest)
+    if not isinstance(length, (int, float)) or not length >= 3:
+        raise CheckpointError(f"tokenizer/tokenizer_config.json: model_max_length is {length!r}; at least 3 is needed")
+    length = int(min(length, longest))
+    try:
+        Tokenizer(folder, length, pad)
+    except BundleError as error:
+        raise CheckpointError(str(error)) from error
+    return {"folder": "tokenizer", "max_length": length, "pad": pad}
