@@ -20,8 +20,8 @@ KNOWN_KEYS = frozenset(
     sample_max_value sampling_eps scale_factors scaler set_alpha_to_one shift shift_terminal sigma_data
     sigma_max sigma_min sigma_schedule skip_prk_steps snr snr_shift_scale solver_order solver_p solver_type
     steps_offset stochastic_sampling tau_func thresholding time_shift_type timestep_scaling timestep_spacing
-    timestep_type trained_betas upscale_mode use_beta_sigmas use_dynamic_shifting use_exponential_sigmas
-    use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type tensor_format timestep_values
+    s_churn s_max s_min timestep_type trained_betas upscale_mode use_beta_sigmas use_dynamic_shifting
+    use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type tensor_format timestep_values
     """.split()  # noqa: SIM905
 )
 

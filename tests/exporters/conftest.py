@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from diffusers import KarrasVeScheduler
 from safetensors.torch import load_file, save_file
 
 import exporters
@@ -46,11 +47,10 @@ def awkward(tmp_path_factory) -> Awkward:
     for part in ("safety_checker", "feature_extractor"):
         (source / part).mkdir()
         (source / part / "config.json").write_text("never read")
-    config = {"_class_name": "NextYearScheduler", "beta_schedule": "scaled_linear"}
-    (source / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    KarrasVeScheduler().save_pretrained(source / "scheduler")
     edit(
         source / "model_index.json",
-        scheduler=["diffusers", "NextYearScheduler"],
+        scheduler=["diffusers", "KarrasVeScheduler"],
         safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
         feature_extractor=["transformers", "CLIPImageProcessor"],
     )
