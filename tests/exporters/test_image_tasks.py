@@ -11,7 +11,7 @@ from PIL import Image
 
 import diffrt
 from diffrt.schedulers import SCHEDULERS
-from tests.schedulers.reference import INTERCHANGEABLE
+from tests.schedulers.reference import PICTURED
 
 from .test_pictures import assert_same
 
@@ -80,14 +80,14 @@ def mask(kind="part", height=64, width=64):
 
 
 @pytest.mark.parametrize("strength", [0.2, 0.6, 1.0])
-@pytest.mark.parametrize("name", [*INTERCHANGEABLE, "LCMScheduler", "TCDScheduler"])
+@pytest.mark.parametrize("name", PICTURED)
 def test_image_to_image(drawing, name, strength):
     drawing.sample(name)
     drawing.check(picture(), strength=strength)
 
 
 @pytest.mark.parametrize("strength", [0.4, 1.0])
-@pytest.mark.parametrize("name", INTERCHANGEABLE)
+@pytest.mark.parametrize("name", PICTURED)
 def test_inpainting(filling, name, strength):
     filling.sample(name)
     filling.check(picture(), mask_image=mask(), strength=strength)

@@ -7,7 +7,7 @@ import torch
 
 import diffrt
 from diffrt.schedulers import SCHEDULERS
-from tests.schedulers.reference import INTERCHANGEABLE
+from tests.schedulers.reference import PICTURED
 
 PROMPT, NEGATIVE = "a red apple, very red", "the apple"
 GUIDANCE = {"guided": 6.0, "unguided": 1.0}
@@ -36,7 +36,7 @@ def assert_same(images, expected):
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)
-@pytest.mark.parametrize("name", INTERCHANGEABLE)
+@pytest.mark.parametrize("name", PICTURED)
 def test_pictures_equal(pair, name, guidance):
     pipe, reference = pair
     config = reference.scheduler.config

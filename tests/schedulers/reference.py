@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
@@ -33,6 +34,23 @@ SD_CONFIG = {
 }
 
 INTERCHANGEABLE = [name for name in SCHEDULERS if name in KarrasDiffusionSchedulers.__members__]
+
+# Those whose pictures are compared; not all of them in CI. For several pictures the reference's DPMSolverSDE draws one
+# Brownian path of all, and each of ours has its own.
+QUICK = (
+    "DDIM",
+    "PNDM",
+    "LMSDiscrete",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "DPMSolverMultistep",
+    "UniPCMultistep",
+)
+PICTURED = [
+    pytest.param(name, marks=() if name.removesuffix("Scheduler") in QUICK else pytest.mark.slow)
+    for name in (*INTERCHANGEABLE, "LCMScheduler", "TCDScheduler")
+    if name != "DPMSolverSDEScheduler"
+]
 
 
 def fitting(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
