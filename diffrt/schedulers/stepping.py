@@ -6,7 +6,8 @@ for t in s.timesteps:
     x = s.step(model(s.scale_model_input(x, t), t), t, x, noise=randn(x.shape)).prev_sample
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 
@@ -15,9 +16,17 @@ from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.table import Slots, Table, apply_row, denoised, init_slots
 
 
-class StepOutput(NamedTuple):
-    prev_sample: np.ndarray  # [B, ...] what the next evaluation starts from
-    pred_original_sample: np.ndarray | None  # [B, ...] the clean picture the model saw, where it was called
+class StepOutput:
+    """What a step gives. The preview is made when it is first asked for, of the arrays that the step was given."""
+
+    def __init__(self, prev_sample: np.ndarray, preview: Callable[[], np.ndarray | None]) -> None:
+        self.prev_sample = prev_sample  # [B, ...] what the next evaluation starts from
+        self._preview = preview
+
+    @cached_property
+    def pred_original_sample(self) -> np.ndarray | None:  # [B, ...]
+        """The clean picture the model saw, where it was called."""
+        return self._preview()
 
 
 class Stepper:
@@ -46,12 +55,12 @@ class Stepper:
         i = self._row(timestep)
         past = init_slots(self.table, sample)[1:] if self._past is None else self._past
         slots = (sample, *past)
-        x0 = denoised(self.table, i, slots, model_output) if self.table.calls[i] and model_output is not None else None
         after = apply_row(self.table, i, slots, model_output, noise)
         callers = [id(array) for array in (sample, model_output, noise, after[0])]
         self._past = tuple(slot.copy() if id(slot) in callers else slot for slot in after[1:])
         self._i += 1
-        return StepOutput(after[0], x0)
+        called = model_output if self.table.calls[i] else None
+        return StepOutput(after[0], lambda: None if called is None else denoised(self.table, i, slots, called))
 
     def _row(self, timestep: float) -> int:
         if self._i >= self.table.evals:

@@ -10,6 +10,7 @@ import torch
 from diffusers.pipelines.deprecated.audio_diffusion.pipeline_audio_diffusion import AudioDiffusionPipeline
 from PIL import Image
 
+import diffrt
 from diffrt.errors import InvalidArgument
 from diffrt.interpolate import LATENTS, TOKENS, lerp, slerp
 
@@ -103,8 +104,9 @@ def test_the_example_goes_there_and_back(tmp_path, name):
         [sys.executable, example, "a red apple", "a cat", *options], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    own = diffrt.load("emoji").bundle.manifest.defaults
     with Image.open(tmp_path / name) as animation:
-        assert (animation.n_frames, animation.info["loop"], animation.size) == (4, 0, (64, 64))
+        assert (animation.n_frames, animation.info["loop"], animation.size) == (4, 0, (own.width, own.height))
         pictures = []
         for i in range(4):
             animation.seek(i)
