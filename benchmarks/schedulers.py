@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/schedulers.py [--only euler ddim] [--repeats 40]
 
 A step here is what a loop does between two model evaluations: the next sample. (diffusers' `step` also draws its noise
-and makes the preview of the clean picture, which ours makes when it is asked for.) Medians over every step of all repeats
-of a 20-step run.
+and makes the preview of the clean picture, which ours makes when it is asked for.) Medians over every step of all
+repeats of a 20-step run.
 """
 
 import argparse
