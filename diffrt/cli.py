@@ -232,6 +232,14 @@ def export(
             raise InvalidArgument(f"--static is {static!r}: give height x width in pixels, such as 512x512")
         size = (int(found[1]), int(found[2]))
     if form == "stablehlo":
+        given = {
+            "--attention": attention != "auto",
+            "--prediction-type": prediction_type is not None,
+            "--no-verify": no_verify,
+            "--copy-weights": copy_weights,
+        }
+        for option in (name for name, chosen in given.items() if chosen):
+            raise InvalidArgument(f"{option} belongs to --form components: leave it out for stablehlo")
         from diffrt.flax import stablehlo
 
         say = lambda line: click.echo(line, err=True)  # noqa: E731

@@ -17,12 +17,13 @@ import onnx_ir as ir
 from diffrt import __version__, schedulers
 from diffrt.configs import fits, spelled
 from diffrt.errors import CheckpointError, InvalidArgument, nearest
+from diffrt.folders import Say, building, link, publish
 from diffrt.hub import PAGES, is_id
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling, Variant
 from diffrt.stable_diffusion import tokenizer_entry
 
 from .checkpoint import Checkpoint, open_checkpoint, read_json
-from .files import Say, building, file_entries, link, publish
+from .files import file_entries
 from .halves import halve
 from .hub import find
 from .lowering import CHOICES, lower

@@ -7,11 +7,11 @@ from typing import Any
 
 from diffrt import hub
 from diffrt.errors import CheckpointError, HubError, InvalidArgument
+from diffrt.folders import Say
 from diffrt.weight_files import STEMS, shard_names
 
 from .checkpoint import read_json
 from .families import FAMILIES
-from .files import Say
 
 INDEX = "model_index.json"
 TEXT = (".json", ".txt", ".model")  # what parts without weights are made of: a tokenizer, a scheduler

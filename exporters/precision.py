@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from diffrt.components.tokenizer import Tokenizer
 from diffrt.errors import ExportError
+from diffrt.folders import Say
 from diffrt.manifest import Defaults
 
 from .checkpoint import Checkpoint
-from .files import Say
 from .passes.widen import infer_types, widen
 from .ranges import Ranges, beyond, computing, observed
 from .spec import Component

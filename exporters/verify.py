@@ -25,13 +25,14 @@ from diffrt.bundle import Bundle
 from diffrt.components.tokenizer import Tokenizer
 from diffrt.components.vae import Halves
 from diffrt.errors import ExportError
+from diffrt.folders import Say
 from diffrt.image import to_uint8
 from diffrt.manifest import ComponentSpec, Manifest
 from diffrt.providers import PROVIDERS
 from diffrt.verify import TILE
 
 from .checkpoint import Checkpoint
-from .files import Say, file_entry
+from .files import file_entry
 from .spec import Component
 from .worker import GUIDANCE, SEED, STEPS, starting
 

@@ -19,7 +19,7 @@ from diffrt.errors import InvalidArgument
 from diffrt.flax.checkpoint import Checkpoint, Params, find, open_checkpoint
 from diffrt.flax.classic_program import Arrays, Draw, all_devices, one_device
 from diffrt.flax.rows import bucket, rows_of, segment
-from diffrt.flax.weights import on_default_device
+from diffrt.flax.weights import checked_dtype, on_default_device
 from diffrt.image import to_pil
 from diffrt.schedulers import Table
 
@@ -37,7 +37,7 @@ class FlaxPipeline:
     task: ClassVar[str]
 
     def __init__(self, checkpoint: Checkpoint, dtype: Any) -> None:
-        self.checkpoint, self.dtype, self.scheduler = checkpoint, np.dtype(dtype), checkpoint.scheduler
+        self.checkpoint, self.dtype, self.scheduler = checkpoint, checked_dtype(dtype), checkpoint.scheduler
         self.tokenizer = checkpoint.tokenizer()
         told = checkpoint.networks.unet.in_channels > checkpoint.networks.vae.latent_channels
         if told != (self.task == "inpaint"):

@@ -11,6 +11,7 @@ from diffrt.errors import NumericalError
 from diffrt.flax.checkpoint import Checkpoint, Params
 from diffrt.flax.placement import Placement
 from diffrt.flax.programs import decode_program, embed_program, encode_program
+from diffrt.flax.weights import checked_dtype
 from diffrt.prompting import Text
 from diffrt.weighting import weigh
 
@@ -35,7 +36,7 @@ class Model:
     """A checkpoint's networks with their parameters, on devices."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: Any, placement: Placement) -> None:
-        self.networks, self.dtype, self.placement = checkpoint.networks, np.dtype(dtype), placement
+        self.networks, self.dtype, self.placement = checkpoint.networks, checked_dtype(dtype), placement
         self.tokenizer = checkpoint.tokenizer()
         self.channels = self.networks.unet.in_channels
         self.factor = checkpoint.manifest.latents["scale_factor"]

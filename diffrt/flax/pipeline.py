@@ -17,8 +17,6 @@ from diffrt.flax.placement import Placement, placement
 from diffrt.pipeline import NEEDS, Stream
 from diffrt.tasks.shared import Output, Parts
 
-DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
-
 
 def load(
     model: str | os.PathLike[str],
@@ -41,8 +39,6 @@ def load(
     Raises CheckpointError for what cannot be loaded, BundleError for a damaged bundle, HubError for what the hub does
     not give, InvalidArgument for a mesh that the devices do not make.
     """
-    if dtype not in DTYPES:
-        raise InvalidArgument(f"dtype is {dtype!r}: give jnp.float32, jnp.bfloat16 or jnp.float16")
     devices = placement(data, model_parallel)
     if cache is not None:
         keep_programs(cache)

@@ -10,6 +10,7 @@ from diffrt.schedulers.arrays import arrays
 
 SLOTS = 8  # as many as any scheduler needs, and the last for the preview
 FEWEST = 8  # rows of a program
+AFTER = ("alpha_after", "sigma_after")  # of x once a row is done: an empty row changes nothing
 SHARED = ("clip", "threshold", "rescale")  # by all rows
 Rows = dict[str, np.ndarray]
 
@@ -48,5 +49,5 @@ def segment(rows: Rows, start: int, stop: int, length: int) -> Rows:
     """Rows from start to stop, and empty ones after them."""
     filled = np.minimum(np.arange(start, start + length), stop - 1)
     indices = np.where(np.arange(start, start + length) < stop, filled, len(rows["t"]) - 1)
-    places = {name: filled if name.endswith("_after") else indices for name in rows}  # an empty row changes nothing
+    places = {name: filled if name in AFTER else indices for name in rows}
     return {name: column if name in SHARED else column[places[name]] for name, column in rows.items()}

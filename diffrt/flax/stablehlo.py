@@ -25,6 +25,7 @@ from diffrt.flax.checkpoint import Checkpoint, Networks, find, open_checkpoint
 from diffrt.flax.parameters import declared
 from diffrt.flax.rows import SLOTS, Rows, bucket, rows_of, segment
 from diffrt.flax.weights import DTYPES, fitting, open_headers
+from diffrt.folders import building, link, publish
 
 MANIFEST, RUN = "stablehlo.json", "run.py"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -58,15 +59,9 @@ def export(
     if target.exists() and not (force and (target / MANIFEST).is_file()):
         raise InvalidArgument(f"{target} exists; choose another folder, or replace such an export with --force")
     checkpoint = open_checkpoint(find(source, revision))
-    partial_dest = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial_dest, ignore_errors=True)
-    try:
-        partial_dest.mkdir()
-        write(checkpoint, partial_dest, PRECISIONS[precision], size, platforms, sorted(set(steps)), progress)
-        shutil.rmtree(target, ignore_errors=True)
-        partial_dest.rename(target)
-    finally:
-        shutil.rmtree(partial_dest, ignore_errors=True)
+    with building(target) as folder:
+        write(checkpoint, folder, PRECISIONS[precision], size, platforms, sorted(set(steps)), progress)
+        publish(folder, target)
     progress(f"wrote {target}")
     return target
 
@@ -99,7 +94,7 @@ def write(
         weights[part] = [f"{part}/{file.name}" for file in files]
         (folder / part).mkdir()
         for file in files:
-            link(file, folder / part / file.name)
+            link(file.resolve(), folder / part / file.name, copy=False, say=say)
     for name, (part, function, arguments) in functions_of(checkpoint, dtype, (h, w), rows[steps[0]]).items():
         say(f"writing {name}")
         names, kept = stored[part]
@@ -159,14 +154,6 @@ def on_stored(function: Callable[..., Any], part: str, names: Mapping[str, str],
         return function({part: own}, *inputs)
 
     return run
-
-
-def link(file: Path, place: Path) -> None:
-    """A hard link, or a copy where links do not reach."""
-    try:
-        os.link(file.resolve(), place)
-    except OSError:
-        shutil.copyfile(file, place)
 
 
 def _denoise(

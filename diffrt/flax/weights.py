@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from diffrt.errors import CheckpointError
+from diffrt.errors import CheckpointError, InvalidArgument
 from diffrt.flax.parameters import Shape
 from diffrt.safetensors_header import TensorEntry
 from diffrt.weight_files import HARMLESS, find, headers, no_weights, shards, spellings
@@ -19,6 +19,18 @@ DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtype
 SHOWN = 5  # names in an error of each kind, and how many more there are
 Tensors = dict[str, tuple[Path, TensorEntry]]
 Place = Callable[[str, NDArray[Any]], Array]  # (name, values) -> the same on its devices
+
+
+def checked_dtype(dtype: Any) -> np.dtype:
+    """That of networks and parameters, or InvalidArgument."""
+    known = [np.dtype(each) for each in DTYPES.values()]
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in known:
+        raise InvalidArgument(f"dtype is {dtype!r}: give jnp.float32, jnp.bfloat16 or jnp.float16")
+    return found
 
 
 def load(folder: Path, shapes: Mapping[str, Shape], dtype: Any, place: Place) -> dict[str, Array]:

@@ -23,6 +23,8 @@ from diffrt.schedulers.grid import RESPACINGS, Grid, spaced, ve_marginal, vp_mar
 from diffrt.schedulers.stepping import Stepper
 from diffrt.schedulers.table import Table, Threshold
 
+CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")  # options of a run that are numbers of at least 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler(ABC):
@@ -123,7 +125,7 @@ class Scheduler(ABC):
         if "eta" in given and (not allows(float, given["eta"]) or not 0 <= given["eta"] <= 1):
             raise InvalidArgument(f"eta = {given['eta']!r}, allowed: 0 to 1")
         for key in given:
-            if key.startswith("s_") and not (allows(float, given[key]) and given[key] >= 0):
+            if key in CHURN and not (allows(float, given[key]) and given[key] >= 0):
                 raise InvalidArgument(f"{key} = {given[key]!r:.80}, allowed: a number of at least 0")
             if key not in self.options() and not (key == "eta" and not given[key]):
                 names = ", ".join(self.options()) or "no option"

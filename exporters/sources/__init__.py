@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffrt.errors import InvalidArgument, nearest
+from diffrt.folders import Say, building
 
 from ..checkpoint import open_checkpoint
-from ..files import Say, building
 from ..safetensors_writer import Stored, write_tensors
 from .pickled_folder import pickled_weights, with_safetensors
 from .single_file import PREDICTION_TYPES, unpack

@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..files import Say, link
+from diffrt.folders import Say, link
+
 from ..safetensors_writer import Stored, write_header
 from ..weights import MARKS, find
 from .tensors import from_pickle

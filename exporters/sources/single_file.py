@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffrt.errors import CheckpointError
+from diffrt.folders import Say
 from diffrt.weight_files import STEMS
 
-from ..files import Say
 from ..safetensors_writer import Stored, write_header
 from .clip_tokenizer import END, VOCABULARY, write_tokenizer
 from .configs import Json, count, model_index, scheduler_config, text_config, unet_config, vae_config

@@ -13,11 +13,12 @@ from diffusers import StableDiffusionPipeline
 
 import diffrt
 import exporters
+from diffrt import folders
 from diffrt.bundle import Bundle
 from diffrt.errors import BundleError, ExportError
+from diffrt.folders import building, link, publish
 from diffrt.manifest import Variant
-from exporters import exporting, files
-from exporters.files import building, link, publish
+from exporters import exporting
 
 from .mini import contents
 
@@ -146,8 +147,8 @@ def test_writing_fails(checkpoint, tmp_path, monkeypatch, call, number):
         monkeypatch.setattr(exporting, name, lambda *args: None)
     monkeypatch.setattr(exporting, "fit_preview", lambda *args: None)
     if call in ("copyfile", "link"):
-        monkeypatch.setattr(shutil if call == "copyfile" else files, call, fail)
-        monkeypatch.setattr(exporting, "link", files.link)
+        monkeypatch.setattr(shutil if call == "copyfile" else folders, call, fail)
+        monkeypatch.setattr(exporting, "link", folders.link)
     else:
         monkeypatch.setattr(exporting, call, fail)
     out = tmp_path / "out"

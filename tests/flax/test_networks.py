@@ -13,7 +13,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.numpy import load_file, save_file
 from transformers import CLIPTextModel
 
-from diffrt.errors import CheckpointError
+import diffrt.flax
+from diffrt.errors import CheckpointError, InvalidArgument
 from diffrt.flax import weights
 from diffrt.flax.checkpoint import open_checkpoint, wanted
 from diffrt.flax.parameters import declared, lookup
@@ -142,6 +143,14 @@ def test_weights_that_cannot_be_read(copy):
     (copy / "unet/flax_model.msgpack").rename(copy / "unet/diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match="is a pickle"):
         load(copy)
+
+
+@pytest.mark.parametrize("dtype", ["int8", np.int32, "half a byte"])
+def test_dtypes_that_networks_have_not(copy, dtype):
+    """In either face."""
+    for call in (diffrt.flax.load, diffrt.flax.FlaxStableDiffusionPipeline.from_pretrained):
+        with pytest.raises(InvalidArgument, match=r"give jnp\.float32, jnp\.bfloat16"):
+            call(copy, dtype=dtype)
 
 
 def test_half_precision_weights_are_read(copy):

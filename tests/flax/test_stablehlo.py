@@ -62,6 +62,8 @@ def test_the_same_picture_without_diffrt(mini, tmp_path):
 def test_the_command_line(mini, tmp_path, capsys):
     assert run(["export", str(mini[9]), str(tmp_path / "out"), "--form", "stablehlo", "--precision", "fp16"]) == 2
     assert "precision 'fp16' is unknown here" in capsys.readouterr().err
+    assert run(["export", str(mini[9]), str(tmp_path / "out"), "--form", "stablehlo", "--attention", "ort"]) == 2
+    assert "--attention belongs to --form components" in capsys.readouterr().err
     command = ["export", str(mini[9]), str(tmp_path / "out"), "--form", "stablehlo"]
     assert run([*command, "--precision", "bf16", "--static", "16x24"]) == 0
     assert "writing denoise" in capsys.readouterr().err
