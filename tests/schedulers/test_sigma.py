@@ -29,7 +29,9 @@ def loop(scheduler: Any, step: Any, images: int) -> Run:
 
 def ours(scheduler: Any, table: Table, n: int, seeds: tuple[int, ...]) -> Run:
     stepper, draw = scheduler.stepper(n), row_noise(table, generators(seeds), seeds, "torch-cpu", SHAPE[1:])
-    return loop(stepper, lambda i, m, t, x: stepper.step(m, t, x, draw(i) if table.noisy[i] else None)[0], len(seeds))
+    return loop(
+        stepper, lambda i, m, t, x: stepper.step(m, t, x, draw(i) if table.noisy[i] else None).prev_sample, len(seeds)
+    )
 
 
 class Tensors:
