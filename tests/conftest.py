@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before diffusers or transformers are imported
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1 ...
+if WORKER and hasattr(os, "sched_setaffinity"):  # each on a core of its own, or the libraries' threads fight over them
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
 
 import pytest
 import torch
@@ -34,7 +38,8 @@ def state_of_the_code() -> str:
 
 def kept(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
     """A folder that `make` fills where no run has."""
-    place = Path(os.environ.get("DIFFRT_TEST_CACHE") or factory.getbasetemp())
+    run = factory.getbasetemp().parent if WORKER else factory.getbasetemp()  # of all workers
+    place = Path(os.environ.get("DIFFRT_TEST_CACHE") or run)
     place.mkdir(parents=True, exist_ok=True)
     folder = place / f"{name}-{state_of_the_code()}"
     with FileLock(f"{folder}.lock"):
