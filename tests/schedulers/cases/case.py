@@ -38,7 +38,7 @@ class Case:
     wrong: Callable[[Mapping[str, Any]], bool] = lambda options: False
     # The key that says how many steps make up one application of the method, which begins on its "base".
     group: str | None = None
-    # The order of a corrector, which acts on the slot "last" one step later.
+    # The order of a corrector, which acts on the slot "ahead" of the step before.
     corrector: Callable[[Mapping[str, Any]], int] | None = None
     # "transport", "order", "noisy order" (with fresh noise alone), "previews" or "add_noise": why that does not hold.
     exempt: Mapping[str, str] = field(default_factory=dict)
