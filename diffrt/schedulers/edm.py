@@ -16,9 +16,10 @@ import numpy as np
 
 from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.betas import f32, linspace
+from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import churned
-from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.table import Path, Rows, Table
 
 MULTISTEP_KEYS = ("solver_order", "solver_type", "lower_order_final", "euler_at_final", "final_sigmas_type")
@@ -36,10 +37,6 @@ class Preconditioned(Scheduler):
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     rho: float = 7.0
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
-
-    def problems(self) -> Iterable[str]:
-        if self.sigma_min >= self.sigma_max:
-            yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
 
     def denoised(self, at: Node, x: np.ndarray, m: np.ndarray) -> np.ndarray:
         """x0 as a linear function of x and m."""
@@ -91,10 +88,10 @@ class Preconditioned(Scheduler):
 class EDMEulerScheduler(Preconditioned):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
 
-    def grid(self, num_inference_steps: int, sigmas: np.ndarray | None = None) -> Grid:
+    def grid(self, n: int, sigmas: Custom = None) -> Grid:
         """Custom sigmas are the levels to start steps from. (The reference takes places on its curve for them.)"""
         if sigmas is None:
-            sigmas = self.levels(num_inference_steps, np.linspace(0, 1, num_inference_steps))
+            sigmas = self.levels(n, np.linspace(0, 1, n))
         sigmas = sigmas.astype(f32)
         return self.through(sigmas, sigmas[-1] if self.final_sigmas_type == "sigma_min" else 0.0)
 
@@ -112,15 +109,12 @@ class EDMEulerScheduler(Preconditioned):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EDMDPMSolverMultistepScheduler(Preconditioned):
+class EDMDPMSolverMultistepScheduler(Thresholding, Preconditioned):
     """DPM-Solver++ (see dpm_multistep.py), as an ODE or an SDE."""
 
     aliases: ClassVar = DPMSolverMultistepScheduler.aliases
 
     solver_order: Literal[1, 2, 3] = 2
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
     algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
@@ -131,8 +125,8 @@ class EDMDPMSolverMultistepScheduler(Preconditioned):
         if self.algorithm_type == "sde-dpmsolver++" and self.solver_order == 3:
             yield "sde-dpmsolver++ has no order 3 here: set solver_order to 2"
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        return multistep_grid(self, num_inference_steps)
+    def grid(self, n: int) -> Grid:
+        return multistep_grid(self, n)
 
     def build(self, grid: Grid) -> Table:
         more = {k: getattr(self, k) for k in ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")}
@@ -162,8 +156,8 @@ class CosineDPMSolverMultistepScheduler(Preconditioned):
     def sigma_of(self, t: np.ndarray) -> np.ndarray:  # [B] f64 -> [B] f64
         return np.tan(t * math.pi / 2)
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        return multistep_grid(self, num_inference_steps)
+    def grid(self, n: int) -> Grid:
+        return multistep_grid(self, n)
 
     def build(self, grid: Grid) -> Table:
         table = multistep(self, algorithm_type="sde-dpmsolver++").build_with(grid, self.predictions)

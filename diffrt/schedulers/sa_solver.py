@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from diffrt.schedulers.exponential import weights
 from diffrt.schedulers.grid import Grid, Node
 from diffrt.schedulers.solver import Solver
@@ -36,10 +34,8 @@ class SASolverScheduler(Solver):
     lambda_min_clipped: float = -math.inf
     variance_type: str | None = None
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        n = num_inference_steps
-        times, sigmas = self.levels(n, self.training_times(n), self.flow_levels(n, self.flow_shift))
-        return self.through(times, np.append(sigmas, self.last_level(sigmas)))
+    def grid(self, n: int) -> Grid:
+        return self.forward_grid(n)
 
     @staticmethod
     def tau(at: Node) -> float:
@@ -67,7 +63,7 @@ class SASolverScheduler(Solver):
                 newest, *others = self._weights(at, to, nodes[k + 1 :: -1][:order])
                 ahead_next = moved + combined(others, (y, *past))
             rows.add(k, at, y=reads, x0=x0, then=[x_next, ahead_next, y, *past][: len(rows.slots)])
-        return rows.table(grid, threshold=self.threshold)
+        return rows.table(grid, **self.shape())
 
     def _scales(self, at: Node, to: Node) -> tuple[float, float]:
         """What x and the noise are multiplied by, in a step from one node to another."""

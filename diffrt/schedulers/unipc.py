@@ -12,7 +12,7 @@ import numpy as np
 
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers.exponential import weights
-from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.shifting import shifted, stretched, time_shifted
 from diffrt.schedulers.solver import Solver
 from diffrt.schedulers.table import Rows, Table, combined
@@ -52,8 +52,7 @@ class UniPCMultistepScheduler(Solver):
         if self.shift_terminal is not None and not self.use_flow_sigmas:
             yield "shift_terminal needs use_flow_sigmas: set it to True"
 
-    def grid(self, num_inference_steps: int, sigmas: np.ndarray | None = None, mu: float | None = None) -> Grid:
-        n = num_inference_steps
+    def grid(self, n: int, sigmas: Custom = None, mu: float | None = None) -> Grid:
         if sigmas is not None:
             if not self.use_flow_sigmas:
                 raise InvalidArgument("sigmas are for flows: set use_flow_sigmas, or leave them out")
@@ -68,7 +67,7 @@ class UniPCMultistepScheduler(Solver):
         end = self.last_level(sigmas) if self.final_sigmas_type == "sigma_min" else 0
         return self.through(times, np.append(sigmas, end))
 
-    def _flow(self, n: int, sigmas: np.ndarray | None, mu: float | None) -> np.ndarray:  # [n] f64
+    def _flow(self, n: int, sigmas: Custom, mu: float | None) -> np.ndarray:  # [n] f64
         """Those sigmas, or as many equal steps from 1, shifted. It starts a little below 1: lambda must be finite."""
         if sigmas is None:
             sigmas = np.linspace(1, 1 / self.num_train_timesteps, n + 1)[:-1]
@@ -100,7 +99,7 @@ class UniPCMultistepScheduler(Solver):
                 newest, *others = self._weights(at, to, nodes[k + 1 :: -1][: order + 1])
                 ahead_next = c * x + combined(others, (y, *past))
             rows.add(k, at, y=reads, x0=x0, then=[x_next, ahead_next, y, *past][: len(rows.slots)])
-        return rows.table(grid, threshold=self.threshold if self.predict_x0 else None)
+        return rows.table(grid, **(self.shape() if self.predict_x0 else {}))
 
     def _weights(self, at: Node, to: Node, nodes: Sequence[Node]) -> list[float]:
         """Of the outputs made at these nodes, in a step from one node to another."""
