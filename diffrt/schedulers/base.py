@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import numpy as np
 
@@ -26,13 +26,18 @@ from diffrt.schedulers.table import Table, Threshold
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")  # options of a run that are numbers of at least 0
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Scheduler(ABC):
-    """Abstract. Equality and hash are those of the fields. A config that cannot work is InvalidArgument."""
+    """Abstract. Every class derived from it is a frozen dataclass of keywords; equality and hash are those of the
+    fields. A config that cannot work is InvalidArgument."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key: {another class's value: what it means here}
     _given: ClassVar[frozenset[str]]  # these two are per instance; as ClassVar they do not become fields
     _carried: ClassVar[dict[str, Any]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
 
     def __new__(cls, **given: Any) -> Self:
         # Which keys were given is part of a config: as in diffusers, a key left at its default here becomes the
@@ -216,7 +221,6 @@ def descending(name: str, values: Sequence[float]) -> np.ndarray:  # [n] f64
     return array
 
 
-@dataclass(frozen=True, kw_only=True)
 class Trained(Scheduler):
     """Abstract. A scheduler of a model trained on num_train_timesteps discrete noise levels."""
 
@@ -239,7 +243,6 @@ class Trained(Scheduler):
         return vp_marginal(self.abar(), t)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DiscreteTime(Trained):
     """Abstract. With a schedule of betas, and times between them."""
 
@@ -277,7 +280,6 @@ class DiscreteTime(Trained):
         return Grid(tuple(at), tuple(to))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Classic(DiscreteTime):
     """Abstract. The keys of DDPM and its kin; alpha = 0 at the last time is no trouble to them."""
 
@@ -290,7 +292,6 @@ class Classic(DiscreteTime):
     rescale_betas_zero_snr: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class Exploding(DiscreteTime):
     """Abstract. In x = x0 + sigma eps."""
 

@@ -5,7 +5,6 @@ arXiv:2301.11093, eq. 4, as a factor); zero terminal SNR is made after that. Nei
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,7 +16,6 @@ from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class CogVideoX(Classic):
     """Abstract: the levels."""
 
@@ -40,7 +38,6 @@ class CogVideoX(Classic):
         return self.strided_grid(n, self.set_alpha_to_one)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CogVideoXDDIMScheduler(CogVideoX):
     """First order, deterministic (arXiv:2010.02502, equation 12)."""
 
@@ -53,7 +50,6 @@ class CogVideoXDDIMScheduler(CogVideoX):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CogVideoXDPMScheduler(CogVideoX):
     """SDE-DPM-Solver++(2M) (arXiv:2211.01095, section 5): one evaluation per step and the x0 of the step before. The
     first step and one to the end of the schedule are of first order."""

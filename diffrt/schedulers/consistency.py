@@ -7,7 +7,7 @@ x = cos t x0 + sin t eps: Lu & Song 2024 (arXiv:2410.11081, section 3).
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -23,7 +23,6 @@ TIME = 250.0  # time is this times log sigma
 LAST_ANGLE = 1.5708
 
 
-@dataclass(frozen=True, kw_only=True)
 class CMStochasticIterativeScheduler(Scheduler):
     """Few steps of a consistency model: to the picture, and back to the next level with fresh noise. Here the picture
     is x at sigma_min. Option: custom timesteps, as numbers from num_train_timesteps - 1 to 0 of the levels of which
@@ -75,7 +74,6 @@ class CMStochasticIterativeScheduler(Scheduler):
         return rows.table(grid, clip=1.0 if self.clip_denoised else None)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ConsistencyDecoderScheduler(Trained):
     """Two steps of the decoder that is a consistency model, from training times 1008 and 512."""
 
@@ -105,7 +103,6 @@ class ConsistencyDecoderScheduler(Trained):
         return math.hypot(node.sigma, node.alpha * self.sigma_data)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SCMScheduler(Scheduler):
     """Few steps of a continuous-time consistency model, over angles from max_timesteps (1.5708) to 0. They are even,
     but two steps go by way of intermediate_timesteps (1.3). Options: those two, or custom timesteps in their place,

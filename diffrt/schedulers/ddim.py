@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from diffrt.schedulers.base import Classic
@@ -12,7 +11,6 @@ from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class DDIM(Thresholding, Classic):
     """Abstract: DDIM under both its names."""
 
@@ -48,13 +46,12 @@ class DDIMParallelScheduler(DDIM):
     """DDIM's own steps, one after another."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class DDIMInverseScheduler(Classic):
     """From a picture to the noise that DDIM makes it from. A step leaves one stride below the time the model is told:
     the noise level of a run's start is that of the picture, none or that of training step 0 (set_alpha_to_one)."""
 
     set_alpha_to_one: bool = True
-    timestep_spacing: Literal["leading", "trailing"] = "leading"  # type: ignore[assignment]
+    timestep_spacing: Literal["leading", "trailing"] = "leading"
 
     def problems(self) -> Iterable[str]:
         if self.prediction_type == "sample" and self.set_alpha_to_one:

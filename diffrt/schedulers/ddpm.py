@@ -65,7 +65,6 @@ def ancestral(
     return rows
 
 
-@dataclass(frozen=True, kw_only=True)
 class DDPM(Thresholding, Classic):
     """Abstract: DDPM under both its names. With a learned variance the network must put out twice the channels; for
     "learned" the second half is the variance itself."""
@@ -92,7 +91,6 @@ class DDPMParallelScheduler(DDPM):
     """DDPM's own steps, one after another."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class UnCLIPScheduler(Trained):
     """DDPM for unCLIP (arXiv:2204.06125), from the last training time to the first. A step of one training step takes
     that one's own beta: float32 levels so near to each other keep but three digits of it."""
@@ -121,7 +119,6 @@ class UnCLIPScheduler(Trained):
         return rows.table(grid, **self.shape(), spread=SPREADS.get(self.variance_type))
 
 
-@dataclass(frozen=True, kw_only=True)
 class DDPMWuerstchenScheduler(Scheduler):
     """DDPM over times from 1 to 0 on a cosine schedule (arXiv:2306.00637). The model predicts the noise. Custom
     timesteps name where the run ends, too: the last of them is only arrived at."""

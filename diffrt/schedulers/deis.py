@@ -4,7 +4,6 @@ With rho = sigma / alpha = exp(-lambda), d(x / alpha) = eps d rho; eps is a poly
 whose integral against d rho = rho d log rho is closed form (exponential.py).
 """
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from diffrt.schedulers.exponential import weights
@@ -13,7 +12,6 @@ from diffrt.schedulers.solver import Solver, order_at
 from diffrt.schedulers.table import Rows, Table, combined
 
 
-@dataclass(frozen=True, kw_only=True)
 class DEISMultistepScheduler(Solver):
     """Exponential Adams-Bashforth in the noise prediction, of order 1 to 3."""
 

@@ -16,7 +16,6 @@ powers of lambda,
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -26,7 +25,6 @@ from diffrt.schedulers.grid import Node
 from diffrt.schedulers.solver import Solver
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolver(Solver):
     """Abstract."""
 

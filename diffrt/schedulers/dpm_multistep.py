@@ -1,7 +1,6 @@
 """DPM-Solver, multistep (arXiv:2211.01095, algorithm 2), forwards and backwards. The formula is in dpm.py."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ from diffrt.schedulers.solver import order_at
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class Multistep(DPMSolver):
     """Abstract. One evaluation per step and up to two past predictions. solver_order 3 is the reference's, whose D2
     is half of what order 3 needs: the error falls with the square of the step, as for 2, with a smaller constant."""
@@ -39,7 +37,6 @@ class Multistep(DPMSolver):
         return rows.table(grid, **self.shape())
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepScheduler(Multistep):
     """DPM-Solver and DPM-Solver++, multistep, order 1 to 3, as an ODE or an SDE."""
 
@@ -56,7 +53,6 @@ class DPMSolverMultistepScheduler(Multistep):
         return (self.use_karras_sigmas or self.use_lu_lambdas) and self.beta_schedule != "squaredcos_cap_v2"
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepInverseScheduler(Multistep):
     """DPM-Solver's steps upwards, from a picture to the noise that it comes from. As the inversion of DDIM
     (arXiv:2010.02502, section 4.3). Deterministic only, and not for flows."""

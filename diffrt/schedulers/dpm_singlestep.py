@@ -5,7 +5,6 @@ Steps come in groups of up to solver_order: each step of a group starts anew fro
 prediction, and so the last has the group's order. What the earlier ones arrive at only serves to be evaluated.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +14,6 @@ from diffrt.schedulers.grid import Custom, Grid
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolverSinglestepScheduler(DPMSolver):
     """DPM-Solver and DPM-Solver++, singlestep, one evaluation per step.
 

@@ -9,7 +9,7 @@ which is to say that m is minus the v of x0 / d. With prediction_type "v_predict
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,7 +25,6 @@ from diffrt.schedulers.table import Path, Rows, Table
 MULTISTEP_KEYS = ("solver_order", "solver_type", "lower_order_final", "euler_at_final", "final_sigmas_type")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Preconditioned(Scheduler):
     """Abstract. Levels from sigma_max to sigma_min, and how their network is read."""
 
@@ -84,7 +83,6 @@ class Preconditioned(Scheduler):
         return float(self.time(np.array([self.sigma_max * 1.0001], f32))[0])
 
 
-@dataclass(frozen=True, kw_only=True)
 class EDMEulerScheduler(Preconditioned):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
 
@@ -108,7 +106,6 @@ class EDMEulerScheduler(Preconditioned):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class EDMDPMSolverMultistepScheduler(Thresholding, Preconditioned):
     """DPM-Solver++ (see dpm_multistep.py), as an ODE or an SDE."""
 
@@ -133,7 +130,6 @@ class EDMDPMSolverMultistepScheduler(Thresholding, Preconditioned):
         return multistep(self, algorithm_type=self.algorithm_type, **more).build_with(grid, self.predictions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CosineDPMSolverMultistepScheduler(Preconditioned):
     """DPM-Solver++ as an SDE, whose noise is one Brownian path in sigma, with times on an arc (Stable Audio Open,
     arXiv:2407.14358). The path has the image's seed."""

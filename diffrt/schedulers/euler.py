@@ -5,7 +5,7 @@ eq. 16 at eta = 1, in the variables of x = x0 + sigma eps.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,6 @@ from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class EulerDiscreteScheduler(Respacing, Exploding):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
 
@@ -75,7 +74,6 @@ class EulerDiscreteScheduler(Respacing, Exploding):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class EulerAncestralDiscreteScheduler(Exploding):
     """First order, stochastic: fall below the next level, then climb to it with fresh noise."""
 

@@ -6,7 +6,6 @@ eq. 23). The model is told num_train_timesteps times sigma.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Literal
 
@@ -42,7 +41,6 @@ def euler(grid: Grid, sign: int = 1, resample: bool = False) -> Table:
     return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowTime(Scheduler):
     """Abstract. Training time is num_train_timesteps times sigma, up to num_train_timesteps itself."""
 
@@ -63,7 +61,6 @@ class FlowTime(Scheduler):
         return np.linspace(float(high) * T, float(low) * T, n) / T
 
 
-@dataclass(frozen=True, kw_only=True)
 class ShiftedFlow(Respacing, FlowTime):
     """Abstract. Levels that are shifted, stretched and re-spaced, in this order. Options: custom sigmas, which are
     shifted as well; custom timesteps, which tell the model another time than that of its level where there is a
@@ -112,7 +109,6 @@ class ShiftedFlow(Respacing, FlowTime):
         return Grid.through(nodes, level=attrgetter("alpha"))
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowMatchEulerDiscreteScheduler(ShiftedFlow):
     """First order along the flow; with stochastic_sampling, as FlowMatchLCM."""
 
@@ -126,7 +122,6 @@ class FlowMatchEulerDiscreteScheduler(ShiftedFlow):
         return euler(grid, -1 if self.invert_sigmas else 1, self.stochastic_sampling)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowMatchLCMScheduler(ShiftedFlow):
     """Few steps of a flow's consistency model: to the picture, and back to the next level with fresh noise. Algorithm
     3 of Luo et al. 2023 (arXiv:2310.04378), for flows."""
@@ -144,7 +139,6 @@ class FlowMatchLCMScheduler(ShiftedFlow):
         return euler(grid, resample=True)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowMatchHeunDiscreteScheduler(FlowTime):
     """Second order: the mean of the flows at both ends of a step. Algorithm 1 of Karras et al. 2022
     (arXiv:2206.00364) without its churn, in sigma of the flow; the last step, to no noise, is Euler's."""
@@ -168,7 +162,6 @@ class FlowMatchHeunDiscreteScheduler(FlowTime):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowMapEulerDiscreteScheduler(FlowTime):
     """First order along the mean flow from each time t to the next, r, which a flow map tells. Boffi et al. 2024
     (arXiv:2406.07507). A table tells the network t alone; r is the t of the next row, and 0 in the last: what wraps
@@ -187,7 +180,6 @@ class FlowMapEulerDiscreteScheduler(FlowTime):
         return euler(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class LTXEulerAncestralRFScheduler(FlowTime):
     """First order along the flow, below the next level and up to it with fresh noise. That is ancestral Euler (Song et
     al. 2020, arXiv:2010.02502, eq. 16) for a flow; eta is how far below.

@@ -6,7 +6,6 @@ LCM: Luo et al. 2023 (arXiv:2310.04378), algorithm 3 and equation 9, with the bo
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,7 +21,6 @@ from diffrt.schedulers.table import Rows, Table
 SIGMA_DATA = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
 class Distilled(Thresholding, Classic):
     """Abstract. The model was taught original_inference_steps of the training times; a run visits some of those."""
 
@@ -64,7 +62,6 @@ class Distilled(Thresholding, Classic):
         return [training_node(abar, t, True) for t in np.trunc(times)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class LCMScheduler(Distilled):
     """Few steps of a latent consistency model: to the picture, and back to the next time with fresh noise. The last
     step keeps the picture. Options: custom timesteps, original_inference_steps in place of the key's, and strength
@@ -89,7 +86,6 @@ class LCMScheduler(Distilled):
         return rows.table(grid, **self.shape())
 
 
-@dataclass(frozen=True, kw_only=True)
 class TCDScheduler(Distilled):
     """Few steps of a trajectory consistency model: to a time below the next one, and up to that with fresh noise. The
     lower time is (1 - eta) t' (eta is the paper's gamma); the last step arrives at 0. It never clips.

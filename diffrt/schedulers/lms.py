@@ -1,7 +1,6 @@
 """Linear multistep in sigma, for dx/dsigma = eps (Karras et al. 2022, arXiv:2206.00364, eq. 1): Adams-Bashforth
 on a non-uniform grid (Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, III.5)."""
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,6 @@ from diffrt.schedulers.table import Rows, Table, combined
 ORDER = 4
 
 
-@dataclass(frozen=True, kw_only=True)
 class LMSDiscreteScheduler(Respacing, Exploding):
     """Order 4 in past noise predictions, rising from order 1 at the start."""
 

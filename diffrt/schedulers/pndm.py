@@ -6,7 +6,6 @@ step starts from: under v-prediction that is another method than one with a hist
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,7 +21,6 @@ from diffrt.schedulers.table import Rows, Table, combined
 ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-@dataclass(frozen=True, kw_only=True)
 class PNDMScheduler(DiscreteTime):
     """Linear multistep over four outputs. It starts with three Runge-Kutta steps of four evaluations each, or,
     with skip_prk_steps (PLMS), with one step that is predicted and corrected and then with fewer outputs."""
@@ -94,7 +92,6 @@ class PNDMScheduler(DiscreteTime):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class IPNDMScheduler(Scheduler):
     """Linear multistep over four noise predictions, of models of v at times from 1 to 0. The levels are those of
     Crowson's v-diffusion: sigma = sin(pi / 2 s)^2 at even s, and time is the angle of (alpha, sigma) over pi / 2;

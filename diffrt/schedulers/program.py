@@ -43,7 +43,7 @@ class Program:
 
     def run(
         self, terms: Sequence[Any], like: np.ndarray, clip: float | None = None
-    ) -> tuple[np.ndarray, ...]:  # [S + 3] of [B, ...] -> [S] of [B, ...]
+    ) -> tuple[Any, ...]:  # [S + 3] of [B, ...] -> [S] of [B, ...]
         """The slots after the row, of the dtype and shape of `like`. A y that is made is clipped to [-clip, clip]."""
         dtype, size, room, y = like.dtype, like.size, min(BLOCK, like.size), len(self.then)
         made = {k: np.empty(room if k == y and y not in self.then else like.shape, dtype) for k in self.sums}
@@ -59,8 +59,10 @@ class Program:
                     np.add(total, block[j] if w is None else np.multiply(block[j], w, spare[rest]), total)
                 if k == y and clip is not None:
                     total.clip(-clip, clip, total)
-        zero = np.broadcast_to(dtype.type(0), like.shape) if None in self.then else None
-        return tuple(zero if k is None else made[k] if k in made else terms[k] for k in self.then)
+        found = dict(enumerate(terms)) | made
+        if None in self.then:
+            found[None] = np.broadcast_to(dtype.type(0), like.shape)
+        return tuple(found[k] for k in self.then)
 
 
 def _sum(weights: Iterable[tuple[int, float]]) -> Sum:

@@ -8,7 +8,7 @@ eta = 0; after the last row, the picture itself.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,6 @@ from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class RePaintScheduler(Trained):
     """DDIM that goes back up in time and draws again, around what is known. A step down is one evaluation, a step up
     one row of fresh noise for each training step in it. Both count as steps of the run, so that a table has more than

@@ -6,7 +6,6 @@ noise of a step is integrated exactly, and the corrector of a step goes with the
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from diffrt.schedulers.exponential import weights
@@ -15,7 +14,6 @@ from diffrt.schedulers.solver import Solver
 from diffrt.schedulers.table import Rows, Table, combined
 
 
-@dataclass(frozen=True, kw_only=True)
 class SASolverScheduler(Solver):
     """Stochastic Adams predictor and corrector of order 1 to 4, with noise in the middle of the way."""
 

@@ -3,7 +3,6 @@ appendix E, predictors of algorithms 2 (variance exploding) and 3 (variance pres
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +13,6 @@ from diffrt.schedulers.grid import Grid, Node, vp_node
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreSdeVeScheduler(Scheduler):
     """Reverse diffusion of x = x0 + sigma eps by a score model that is told sigma. The last step adds no noise.
 
@@ -63,7 +61,6 @@ class ScoreSdeVeScheduler(Scheduler):
         return x + step * score + np.sqrt(2 * step) * noise
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreSdeVpScheduler(Scheduler):
     """Euler-Maruyama steps of 1 / n over times from 1 to 0, by a model of the noise. The last step adds none."""
 

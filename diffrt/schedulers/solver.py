@@ -6,7 +6,6 @@ between the training's ends (grid.RESPACINGS), or the shifted levels of a flow.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar, Literal
 
@@ -22,7 +21,6 @@ from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
 from diffrt.schedulers.table import Rows
 
 
-@dataclass(frozen=True, kw_only=True)
 class Solver(Thresholding, Respacing, DiscreteTime):
     """Abstract."""
 

@@ -11,7 +11,7 @@ table, the builder that fills it and the NumPy interpreter that runs it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -153,12 +153,13 @@ class Table:
         return "\n".join(lines)
 
 
-class Rows:
-    """Builds a table by running a sampler's formula once on unit vectors.
+Form = np.ndarray  # [S + 3] f64, what something is of [slots; y; m; z]
+Pair = tuple[float, float] | None
 
-    A linear form over [slots; y; m; z] is a float64 vector of S + 3 coefficients; with the unit vectors `slots`,
-    `x`, `y`, `m` and `z` in its place, the value of the paper's formula is the row.
-    """
+
+class Rows:
+    """Builds a table by running a sampler's formula once on unit vectors: with `slots`, `x`, `y`, `m` and `z` in their
+    places, the value of the paper's formula is the row."""
 
     def __init__(self, *slots: str) -> None:
         units = np.eye(len(slots) + 3)
@@ -169,38 +170,23 @@ class Rows:
         self._rows: list[tuple] = []
 
     def add(
-        self,
-        step: int,
-        at: Node,
-        y: np.ndarray,
-        x0: np.ndarray,
-        then: Sequence[np.ndarray],
-        between: tuple[float, float] | None = None,
-        log_std: tuple[float, float] | None = None,
+        self, step: int, at: Node, y: Form, x0: Form, then: Sequence[Form], between: Pair = None, log_std: Pair = None
     ) -> None:
         """One evaluation at a node: y and x0 as forms in x and m, then the next value of every slot. `between` and
         `log_std` as in Table, in every row or in none."""
         columns = (at.t, at.alpha, at.sigma, at.c_in, y[0], y[-2], x0[0], x0[-2], np.stack(then))
         self._rows.append((step, *columns, between, log_std))
 
-    def add_noise(self, step: int, at: Node, then: Sequence[np.ndarray]) -> None:
+    def add_noise(self, step: int, at: Node, then: Sequence[Form]) -> None:
         """A row that calls no model, from a node on."""
         self.add(step, at, 0 * self.x, 0 * self.x, then)
 
-    def table(
-        self,
-        grid: Grid,
-        clip: float | None = None,
-        threshold: Threshold | None = None,
-        spread: Literal["variance", "range"] | None = None,
-        path: Path | None = None,
-    ) -> Table:
+    def table(self, grid: Grid, **how: Any) -> Table:
+        """`how`: clip, threshold, spread and path of Table."""
         step, *columns = zip(*self._rows, strict=True)
         filled = [None if column[0] is None else np.array(column) for column in columns]
         rows: dict = dict(zip((*COLUMNS, *OPTIONAL), filled, strict=True))
-        rows["step_of"] = np.array(step)
-        shaped: dict = {"clip": clip, "threshold": threshold, "spread": spread, "path": path}
-        return Table(self.names, **rows, init_sigma=grid.init_sigma, **shaped)
+        return Table(self.names, **rows, step_of=np.array(step), init_sigma=grid.init_sigma, **how)
 
 
 def combined(weights: Iterable[float], outputs: Iterable[np.ndarray]) -> np.ndarray:

@@ -12,7 +12,6 @@ Image-to-image: the reference leaves out evaluations in pairs, which are steps; 
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,7 +25,6 @@ from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Path, Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class TwoStage(Respacing, Exploding):
     """Abstract. The keys that all of them have."""
 
@@ -40,7 +38,6 @@ class TwoStage(Respacing, Exploding):
         return ve_node(float(f32(t[0])), sigma)
 
 
-@dataclass(frozen=True, kw_only=True)
 class HeunDiscreteScheduler(TwoStage):
     """Second order, deterministic."""
 
@@ -67,7 +64,6 @@ class HeunDiscreteScheduler(TwoStage):
         return rows.table(grid, **self.shape())
 
 
-@dataclass(frozen=True, kw_only=True)
 class KDPM2(TwoStage):
     """Abstract: both of them."""
 
@@ -114,7 +110,6 @@ def middle_in_float32(at: Node, to: Node, noisy: bool) -> float:
     return math.sqrt(high * down)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolverSDEScheduler(TwoStage):
     """Stochastic: both evaluations of a step add increments of one Brownian path in sigma. Its seed is
     noise_sampler_seed, or where that is None the image's own (the reference draws one at random)."""

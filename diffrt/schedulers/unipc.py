@@ -5,7 +5,6 @@ B(h) cancels out of their solution but where two outputs meet, whose slope it we
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,7 +17,6 @@ from diffrt.schedulers.solver import Solver
 from diffrt.schedulers.table import Rows, Table, combined
 
 
-@dataclass(frozen=True, kw_only=True)
 class UniPCMultistepScheduler(Solver):
     """A predictor of order 1 to 3, and a corrector of one order more at no further evaluation.
 
