@@ -88,6 +88,7 @@ class Solver(Thresholding, Respacing, DiscreteTime):
             raise InvalidArgument(f"mu = {mu!r} is for dynamic shifting: set use_dynamic_shifting, or leave mu out")
 
     def forward_grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
+        """Towards the picture: to zero noise, or as near to it as final_sigmas_type or the class goes."""
         times = self.training_times(n) if timesteps is None else self.custom_times(timesteps)
         times, sigmas = self.levels(n, times, self.flow_levels(n, self.shift(mu)))
         ends = {"zero": 0, "sigma_min": self.train_sigmas[0], None: self.last_level(sigmas)}
