@@ -4,8 +4,8 @@
 
 A step here is what a loop does between two model evaluations: the next sample, which takes the place of the one before.
 (diffusers' `step` also draws its noise and makes the preview of the clean picture, which ours makes when it is asked
-for.) Medians over every step of all repeats of a 20-step run, in CPU time, which other processes disturb less. For
-scale: what one product of x with a number costs, in memory that is there and in new memory.
+for.) Over every step of all repeats of a 20-step run: the median and, what other processes disturb least, the fastest
+tenth, in CPU time. For scale: what one product of x with a number costs, in memory that is there and in new memory.
 """
 
 import argparse
@@ -65,6 +65,12 @@ def one_product(x: np.ndarray, repeats: int) -> tuple[list[float], list[float]]:
     return reused, [seconds for seconds, _ in news]
 
 
+def figures(times: list[float]) -> str:
+    if not times:
+        return "-"
+    return f"{1e3 * statistics.median(times):.3f} / {1e3 * sorted(times)[len(times) // 10]:.3f}"
+
+
 def plain(name: str) -> bool:
     """Whether diffusers' class is driven by step(model_output, timestep, sample) alone."""
     step = getattr(getattr(diffusers, name, None), "step", None)
@@ -82,12 +88,12 @@ def main() -> None:
     names = [scheduler_class(name).__name__ for name in args.only] if args.only else list(SCHEDULERS)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(f"CPU milliseconds a step, median; diffusers {diffusers.__version__}, torch {torch.__version__}, "
-          f"numpy {np.__version__}")  # fmt: skip
-    print(f"{'':36}" + "".join(f"{'x'.join(map(str, shape[1:])):>12}{'diffusers':>11}" for shape in SHAPES))
+    versions = f"diffusers {diffusers.__version__}, torch {torch.__version__}, numpy {np.__version__}"
+    print(f"CPU milliseconds a step: median / fastest tenth; {versions}")
+    print(f"{'':36}" + "".join(f"{'x'.join(map(str, shape[1:])):>16}{'diffusers':>16}" for shape in SHAPES))
     products = [one_product(np.ones(shape, np.float32), STEPS * args.repeats) for shape in SHAPES]
     for k, label in enumerate(("one product", "one product, new memory")):
-        print(f"{label:36}" + "".join(f"{1e3 * statistics.median(both[k]):12.3f}{'':11}" for both in products))
+        print(f"{label:36}" + "".join(f"{figures(both[k]):>16}{'':16}" for both in products))
     for name in names:
         line = f"{name:36}"
         for shape in SHAPES:
@@ -100,8 +106,7 @@ def main() -> None:
                     theirs += their_steps(name, x, m, z) if plain(name) else []
             except (ValueError, TypeError, IndexError):
                 pass  # 20 steps of the default config are not for this class on one of the sides
-            for times, width in ((ours, 12), (theirs, 11)):
-                line += f"{1e3 * statistics.median(times):{width}.3f}" if times else f"{'-':>{width}}"
+            line += "".join(f"{figures(times):>16}" for times in (ours, theirs))
         print(line, flush=True)
 
 
