@@ -185,7 +185,7 @@ def step_errors(grid: Grid, table: Table, kind: Kind, group: int = 1, slot: str 
         if (i == 0 or table.step_of[i - 1] != k) and k % group == 0:
             slots = [np.array([solution(at)]), *slots[1:]]
         m = gaussian_model(slots[0], table.alpha[i], table.sigma[i], kind)
-        if newest is not None and group == 1:
+        if newest is not None:
             correction = newest[i] * (table.p[i] * slots[0] + table.q[i] * m)
             corrected = slots[1] + correction
             slots = [slots[0], solution(at) - correction, *slots[2:]]
