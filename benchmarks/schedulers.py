@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/schedulers.py [--only euler ddim] [--repeats 40]
 
-A step here is what a loop does between two model evaluations: the next sample. (diffusers' `step` also draws its noise
-and makes the preview of the clean picture, which ours makes when it is asked for.) Medians over every step of all
-repeats of a 20-step run.
+A step here is what a loop does between two model evaluations: the next sample, which takes the place of the one before.
+(diffusers' `step` also draws its noise and makes the preview of the clean picture, which ours makes when it is asked
+for.) Over every step of all repeats of a 20-step run: the median and, what other processes disturb least, the fastest
+tenth, in CPU time. For scale: what one product of x with a number costs, in memory that is there and in new memory.
 """
 
 import argparse
@@ -30,27 +31,44 @@ def our_steps(name: str, x: np.ndarray, m: np.ndarray, z: np.ndarray) -> list[fl
     x, spent = x * np.float32(stepper.init_noise_sigma), []
     for i, t in enumerate(stepper.timesteps):
         output = m.copy() if stepper.table.calls[i] else None  # a network's output is a new array
-        spent.append(timed(lambda x=x, t=t, output=output: stepper.step(output, t, x, z)))
-        x = spent[-1][1].prev_sample
-    return [seconds for seconds, _ in spent]
+        seconds, x = timed(lambda x=x, t=t, output=output: stepper.step(output, t, x, z).prev_sample)
+        spent.append(seconds)
+    return spent
 
 
 def their_steps(name: str, x: np.ndarray, m: np.ndarray, z: np.ndarray) -> list[float]:
     scheduler = getattr(diffusers, name)()
     scheduler.set_timesteps(STEPS)
-    sample, spent = torch.from_numpy(x) * float(scheduler.init_noise_sigma), []
+    sample, spent = torch.from_numpy(x) * float(getattr(scheduler, "init_noise_sigma", 1)), []
     for t in scheduler.timesteps:
         output = torch.from_numpy(m.copy())
-        scheduler.scale_model_input(sample, t)
-        spent.append(timed(lambda sample=sample, t=t, output=output: scheduler.step(output, t, sample)))
-        sample = spent[-1][1].prev_sample
-    return [seconds for seconds, _ in spent]
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(sample, t)
+        seconds, sample = timed(lambda s=sample, t=t, output=output: scheduler.step(output, t, s).prev_sample)
+        spent.append(seconds)
+    return spent
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
+    start = time.thread_time()
     result = call()
-    return time.perf_counter() - start, result
+    return time.thread_time() - start, result
+
+
+def one_product(x: np.ndarray, repeats: int) -> tuple[list[float], list[float]]:
+    """Into the same array, and into new ones that the system must hand out page by page."""
+    out, news = np.empty_like(x), []
+    reused = [timed(lambda: np.multiply(x, 0.5, out))[0] for _ in range(repeats)]
+    for _ in range(repeats):
+        seconds, new = timed(lambda: np.multiply(x, 0.5))
+        news.append((seconds, new))
+    return reused, [seconds for seconds, _ in news]
+
+
+def figures(times: list[float]) -> str:
+    if not times:
+        return "-"
+    return f"{1e3 * statistics.median(times):.3f} / {1e3 * sorted(times)[len(times) // 10]:.3f}"
 
 
 def plain(name: str) -> bool:
@@ -70,9 +88,12 @@ def main() -> None:
     names = [scheduler_class(name).__name__ for name in args.only] if args.only else list(SCHEDULERS)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(f"milliseconds a step, median; diffusers {diffusers.__version__}, torch {torch.__version__}, "
-          f"numpy {np.__version__}")  # fmt: skip
-    print(f"{'':36}" + "".join(f"{'x'.join(map(str, shape[1:])):>12}{'diffusers':>11}" for shape in SHAPES))
+    versions = f"diffusers {diffusers.__version__}, torch {torch.__version__}, numpy {np.__version__}"
+    print(f"CPU milliseconds a step: median / fastest tenth; {versions}")
+    print(f"{'':36}" + "".join(f"{'x'.join(map(str, shape[1:])):>16}{'diffusers':>16}" for shape in SHAPES))
+    products = [one_product(np.ones(shape, np.float32), STEPS * args.repeats) for shape in SHAPES]
+    for k, label in enumerate(("one product", "one product, new memory")):
+        print(f"{label:36}" + "".join(f"{figures(both[k]):>16}{'':16}" for both in products))
     for name in names:
         line = f"{name:36}"
         for shape in SHAPES:
@@ -85,8 +106,7 @@ def main() -> None:
                     theirs += their_steps(name, x, m, z) if plain(name) else []
             except (ValueError, TypeError, IndexError):
                 pass  # 20 steps of the default config are not for this class on one of the sides
-            for times, width in ((ours, 12), (theirs, 11)):
-                line += f"{1e3 * statistics.median(times):{width}.3f}" if times else f"{'-':>{width}}"
+            line += "".join(f"{figures(times):>16}" for times in (ours, theirs))
         print(line, flush=True)
 
 

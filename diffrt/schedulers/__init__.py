@@ -12,21 +12,13 @@ from typing import Any
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
-from diffrt.schedulers.consistency import (
-    CMStochasticIterativeScheduler,
-    ConsistencyDecoderScheduler,
-    SCMScheduler,
-)
+from diffrt.schedulers.consistency import CMStochasticIterativeScheduler, ConsistencyDecoderScheduler, SCMScheduler
 from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
 from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
 from diffrt.schedulers.deis import DEISMultistepScheduler
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
 from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
-from diffrt.schedulers.edm import (
-    CosineDPMSolverMultistepScheduler,
-    EDMDPMSolverMultistepScheduler,
-    EDMEulerScheduler,
-)
+from diffrt.schedulers.edm import CosineDPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from diffrt.schedulers.flow_match import (
     FlowMapEulerDiscreteScheduler,
@@ -111,8 +103,7 @@ LEFT_OUT = {
         "it draws discrete tokens, which no table of weights can move",
     ),
     **dict.fromkeys(
-        ("Helios", "HeliosDMD", "MiniMaxH3", "Piflow", "RFD4Proteina"),
-        "only its own model's pipeline can drive it",
+        ("Helios", "HeliosDMD", "MiniMaxH3", "Piflow", "RFD4Proteina"), "only its own model's pipeline can drive it"
     ),
     "KarrasVe": "the reference deprecates it; HeunDiscreteScheduler is its method without churn",
 }

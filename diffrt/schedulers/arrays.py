@@ -13,7 +13,7 @@ def arrays(table: Table, evals: int | None = None, slots: int | None = None) -> 
     """All float32 but `calls`:
 
     t, c_in, p, q   [E]
-    W               [E,S,S+3]  columns: slots, y, m, z. Where y is not shaped its column is 0 and so is what it would be
+    W               [E,S,S+3]  columns: slots, y, m, z. Where no slot reads y, p and q are 0
     calls           [E] bool   which rows read the model's output
     clip            []         y is clipped to [-clip, clip]; infinite: it is not
     threshold       [2]        the quantile and the limit; only where y is thresholded
@@ -24,7 +24,7 @@ def arrays(table: Table, evals: int | None = None, slots: int | None = None) -> 
     e, s = evals or table.evals, slots or len(table.slots)
     if e < table.evals or s < len(table.slots):
         raise InvalidArgument(f"{e} rows of {s} slots cannot hold a table of {table.evals} of {len(table.slots)}")
-    shaped = table.clip is not None or table.threshold is not None
+    reads = table.folded[:, :, -3].any(axis=1)
     W = np.zeros((e, s, s + 3))
     W[:, :, :s] = np.eye(s)
     within = [*range(len(table.slots)), s, s + 1, s + 2]
@@ -32,8 +32,8 @@ def arrays(table: Table, evals: int | None = None, slots: int | None = None) -> 
     found = {
         "t": _longer(table.t, e),
         "c_in": _longer(table.c_in, e),
-        "p": _longer(table.p * shaped, e),
-        "q": _longer(table.q * shaped, e),
+        "p": _longer(table.p * reads, e),
+        "q": _longer(table.q * reads, e),
         "W": W,
         "clip": np.array(np.inf if table.clip is None else table.clip),
     }

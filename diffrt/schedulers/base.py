@@ -2,8 +2,8 @@
 
 A scheduler class declares its keys as annotated fields with diffusers' defaults, and three functions:
 `grid` (which noise levels), `build` (the formula, run on unit vectors) and `marginal` (the forward process).
-What the signatures of `grid` and `build` name beyond the first parameter are the options of a run, such as custom
-timesteps or eta: `table` takes those and refuses others.
+The parameters of `grid` and `build` that have a default are the options of a run, such as custom timesteps or eta:
+`table` takes those and refuses others.
 """
 
 import inspect
@@ -12,27 +12,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.betas import alphas_cumprod
 from diffrt.schedulers.config import KNOWN_KEYS, allowed, allows, conflicts
-from diffrt.schedulers.grid import RESPACINGS, Grid, spaced, ve_marginal, vp_marginal
+from diffrt.schedulers.grid import RESPACINGS, Grid, spaced, training_node, ve_grid, ve_levels, ve_marginal, vp_marginal
 from diffrt.schedulers.stepping import Stepper
 from diffrt.schedulers.table import Table, Threshold
 
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")  # options of a run that are numbers of at least 0
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Scheduler(ABC):
-    """Abstract. Equality and hash are those of the fields. A config that cannot work is InvalidArgument."""
+    """Abstract. Every class derived from it is a frozen dataclass of keywords; equality and hash are those of the
+    fields. A config that cannot work is InvalidArgument."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key: {another class's value: what it means here}
     _given: ClassVar[frozenset[str]]  # these two are per instance; as ClassVar they do not become fields
     _carried: ClassVar[dict[str, Any]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
 
     def __new__(cls, **given: Any) -> Self:
         # Which keys were given is part of a config: as in diffusers, a key left at its default here becomes the
@@ -62,7 +67,7 @@ class Scheduler(ABC):
 
     @abstractmethod
     def grid(self, *args: Any, **options: Any) -> Grid:
-        """The noise levels of a run: of num_inference_steps, and by the options that the class takes."""
+        """The noise levels of a run of n steps, which come first, by the options that the class takes."""
 
     @abstractmethod
     def build(self, *args: Any, **options: Any) -> Table:
@@ -79,6 +84,14 @@ class Scheduler(ABC):
     def respacing(self) -> Callable[[float, float, int], np.ndarray] | None:
         """The function that re-spaces sigmas between two ends, where a use_..._sigmas key asks for one."""
         return next((respace for key, respace in RESPACINGS.items() if getattr(self, key, False)), None)
+
+    def shape(self) -> dict[str, Any]:
+        """How x0 is shaped, by the keys that a class has: thresholding goes before clip_sample. Both are for models of
+        pixels, whose x0 lies in [-1, 1]. A scheduler cannot know what its model makes: with latents, set neither."""
+        s: Any = self
+        if getattr(s, "thresholding", False):
+            return {"threshold": Threshold(s.dynamic_thresholding_ratio, s.sample_max_value)}
+        return {"clip": getattr(s, "clip_sample_range", 1.0) if getattr(s, "clip_sample", False) else None}
 
     @property
     def first_time(self) -> float:
@@ -122,18 +135,17 @@ class Scheduler(ABC):
         """The grid, and the options of `build`."""
         name = type(self).__name__
         given = {key: value for key, value in options.items() if value is not None}
-        if "eta" in given and (not allows(float, given["eta"]) or not 0 <= given["eta"] <= 1):
-            raise InvalidArgument(f"eta = {given['eta']!r}, allowed: 0 to 1")
-        for key in given:
-            if key in CHURN and not (allows(float, given[key]) and given[key] >= 0):
-                raise InvalidArgument(f"{key} = {given[key]!r:.80}, allowed: a number of at least 0")
-            if key not in self.options() and not (key == "eta" and not given[key]):
+        kinds = inspect.get_annotations(self.grid) | inspect.get_annotations(self.build)
+        for key, value in given.items():
+            if key == "eta" and not (allows(float, value) and 0 <= value <= 1):
+                raise InvalidArgument(f"eta = {value!r}, allowed: 0 to 1")
+            if key in CHURN and not (allows(float, value) and value >= 0):
+                raise InvalidArgument(f"{key} = {value!r:.80}, allowed: a number of at least 0")
+            if key not in self.options() and (key != "eta" or value):
                 names = ", ".join(self.options()) or "no option"
-                raise InvalidArgument(f"{key} = {given[key]!r:.80}: {name} takes no {key}, allowed: {names}")
-        for function in (self.grid, self.build):
-            for key, kind in inspect.get_annotations(function).items():
-                if key in given and kind in (bool, int) and not allows(kind, given[key]):
-                    raise InvalidArgument(f"{key} = {given[key]!r:.80}, allowed: {allowed(kind)}")
+                raise InvalidArgument(f"{key} = {value!r:.80}: {name} takes no {key}, allowed: {names}")
+            if kinds.get(key) in (bool, int) and not allows(kinds[key], value):
+                raise InvalidArgument(f"{key} = {value!r:.80}, allowed: {allowed(kinds[key])}")
         for key in ("timesteps", "sigmas"):
             if key in given:
                 given[key] = descending(key, given[key])
@@ -143,9 +155,8 @@ class Scheduler(ABC):
         most = getattr(self, "num_train_timesteps", math.inf)
         if not allows(int, n) or not 1 <= n <= most:  # type: ignore[operator]
             raise InvalidArgument(f"num_inference_steps = {n!r}, allowed: 1 to {most} (num_train_timesteps)")
-        gridding, building = _options(self.grid), _options(self.build)
-        grid = self.grid(int(n), **{k: v for k, v in given.items() if k in gridding})  # type: ignore[arg-type]
-        return grid, {k: v for k, v in given.items() if k in building}
+        grid = self.grid(int(n), **{k: given.pop(k) for k in _options(self.grid) if k in given})  # type: ignore[arg-type]
+        return grid, {k: v for k, v in given.items() if k in self.options()}
 
     def add_noise(self, original: np.ndarray, noise: np.ndarray, timestep: Any) -> np.ndarray:
         """alpha_t * original + sigma_t * noise, both [B, ...], at one training time or at one for each image."""
@@ -191,8 +202,8 @@ class Scheduler(ABC):
 
 
 def _options(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the parameters that a grid or build function has after its first one."""
-    return tuple(inspect.signature(function).parameters)[2 if inspect.isfunction(function) else 1 :]
+    """The parameters of a grid or build function that have a default."""
+    return tuple(name for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty)
 
 
 def descending(name: str, values: Sequence[float]) -> np.ndarray:  # [n] f64
@@ -210,14 +221,31 @@ def descending(name: str, values: Sequence[float]) -> np.ndarray:  # [n] f64
     return array
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiscreteTime(Scheduler):
+class Trained(Scheduler):
     """Abstract. A scheduler of a model trained on num_train_timesteps discrete noise levels."""
-
-    num_train_timesteps: int = 1000
 
     # The convention of its latents: x = x0 + sigma eps where True, alpha^2 + sigma^2 = 1 where False.
     exploding: ClassVar[bool] = False
+
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.abar()  # refuses betas that cannot be used
+
+    @abstractmethod
+    def abar(self) -> np.ndarray:  # [T] f32
+        """The cumulative products of the training schedule."""
+
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.exploding:
+            return ve_marginal(self.abar(), t, log=self.respacing() is not None)
+        return vp_marginal(self.abar(), t)
+
+
+class DiscreteTime(Trained):
+    """Abstract. With a schedule of betas, and times between them."""
+
     # The last abar under rescale_betas_zero_snr: not quite 0 where sigma / alpha must be finite.
     terminal_abar: ClassVar[float] = 2.0**-24
 
@@ -228,28 +256,10 @@ class DiscreteTime(Scheduler):
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
     steps_offset: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.abar()  # refuses betas that cannot be used
-
     def abar(self) -> np.ndarray:  # [T] f32
-        """The cumulative products of the training schedule."""
-        return alphas_cumprod(
-            self.num_train_timesteps,
-            self.beta_start,
-            self.beta_end,
-            self.beta_schedule,
-            self.trained_betas,
-            self.terminal_abar if getattr(self, "rescale_betas_zero_snr", False) else None,
-        )
-
-    def shape(self) -> dict[str, Any]:
-        """How x0 is shaped, where a class has the keys: thresholding goes before clip_sample. Both are for models of
-        pixels, whose x0 lies in [-1, 1]. A scheduler cannot know what its model makes: with latents, set neither."""
-        s: Any = self
-        if s.thresholding:
-            return {"threshold": Threshold(s.dynamic_thresholding_ratio, s.sample_max_value)}
-        return {"clip": s.clip_sample_range if s.clip_sample else None}
+        betas = self.beta_start, self.beta_end, self.beta_schedule, self.trained_betas
+        terminal = self.terminal_abar if getattr(self, "rescale_betas_zero_snr", False) else None
+        return alphas_cumprod(self.num_train_timesteps, *betas, terminal)
 
     def times(self, n: int, timesteps: np.ndarray | None = None) -> np.ndarray:  # [n] f64
         """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded. Or those
@@ -263,7 +273,32 @@ class DiscreteTime(Scheduler):
             return timesteps
         return spaced(self.timestep_spacing, n, self.num_train_timesteps, self.steps_offset)
 
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.exploding:
-            return ve_marginal(self.abar(), t, log=self.respacing() is not None)
-        return vp_marginal(self.abar(), t)
+    def strided_grid(self, n: int, set_alpha_to_one: bool) -> Grid:
+        """VP steps from each time to the time one fixed stride before it, wherever the next step starts."""
+        abar, times, stride = self.abar(), np.round(self.times(n)), self.num_train_timesteps // n
+        at, to = ([training_node(abar, t, set_alpha_to_one) for t in ends] for ends in (times, times - stride))
+        return Grid(tuple(at), tuple(to))
+
+
+class Classic(DiscreteTime):
+    """Abstract. The keys of DDPM and its kin; alpha = 0 at the last time is no trouble to them."""
+
+    terminal_abar: ClassVar[float] = 0.0
+
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    rescale_betas_zero_snr: bool = False
+
+
+class Exploding(DiscreteTime):
+    """Abstract. In x = x0 + sigma eps."""
+
+    exploding: ClassVar[bool] = True
+
+    def sigma_grid(self, times: np.ndarray, rounded: bool = True, whole: bool = False) -> Grid:
+        """Through the levels of these times, or as many re-spaced ones, to 0. `rounded`: times are read in float32;
+        `whole`: the network is told whole ones."""
+        times, sigmas = ve_levels(self.abar(), times, self.respacing(), rounded=rounded)
+        return ve_grid(np.round(times) if whole else times, np.append(sigmas, 0), self.timestep_spacing)

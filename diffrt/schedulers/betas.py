@@ -34,11 +34,7 @@ def _laplace(t: float) -> float:
     return math.sqrt(1 / (1 + math.exp(-lam)))
 
 
-def _exp(t: float) -> float:
-    return math.exp(-12 * t)
-
-
-ALPHA_BARS = {"squaredcos_cap_v2": _cosine, "laplace": _laplace, "exp": _exp}
+ALPHA_BARS = {"squaredcos_cap_v2": _cosine, "laplace": _laplace, "exp": lambda t: math.exp(-12 * t)}
 
 
 def _capped(alpha_bar: Callable[[float], float], n: int) -> np.ndarray:  # [n] f32
@@ -64,25 +60,21 @@ def zero_terminal(abar: np.ndarray) -> np.ndarray:  # [T] -> [T], of one dtype
     return np.square((root - last) * (first / (first - last)))
 
 
-def betas_of(
-    num_train_timesteps: int,
-    beta_start: float,
-    beta_end: float,
-    beta_schedule: str,
-    trained_betas: tuple[float, ...] | None = None,
-) -> np.ndarray:  # [T] f32
-    """beta_t of every training step. Raises InvalidArgument where one is outside (0, 1]."""
-    n = num_train_timesteps
-    if trained_betas is not None:
-        betas = np.array(trained_betas, f32)
-    elif beta_schedule == "linear":
-        betas = linspace(beta_start, beta_end, n)
-    elif beta_schedule == "scaled_linear":
-        betas = np.square(linspace(math.sqrt(max(beta_start, 0)), math.sqrt(max(beta_end, 0)), n))
-    elif beta_schedule == "sigmoid":
-        betas = _sigmoid(beta_start, beta_end, n)
+Given = tuple[float, ...] | None  # trained_betas, which take the place of start, end and schedule
+
+
+def betas_of(n: int, start: float, end: float, schedule: str, given: Given = None) -> np.ndarray:  # [T] f32
+    """beta_t of every one of n training steps. Raises InvalidArgument where one is outside (0, 1]."""
+    if given is not None:
+        betas = np.array(given, f32)
+    elif schedule == "linear":
+        betas = linspace(start, end, n)
+    elif schedule == "scaled_linear":
+        betas = np.square(linspace(math.sqrt(max(start, 0)), math.sqrt(max(end, 0)), n))
+    elif schedule == "sigmoid":
+        betas = _sigmoid(start, end, n)
     else:
-        betas = _capped(ALPHA_BARS[beta_schedule], n)
+        betas = _capped(ALPHA_BARS[schedule], n)
     if len(betas) != n or not np.all((betas > 0) & (betas <= 1)):
         extent = f" from {betas.min():g} to {betas.max():g}" if len(betas) else ""
         raise InvalidArgument(
@@ -93,15 +85,10 @@ def betas_of(
 
 @lru_cache(maxsize=64)
 def alphas_cumprod(
-    num_train_timesteps: int,
-    beta_start: float,
-    beta_end: float,
-    beta_schedule: str,
-    trained_betas: tuple[float, ...] | None = None,
-    terminal: float | None = None,
+    n: int, start: float, end: float, schedule: str, given: Given = None, terminal: float | None = None
 ) -> np.ndarray:  # [T] f32, read-only
     """abar_t of every training step; `terminal` rescales it to zero terminal SNR and then sets its last value."""
-    betas = betas_of(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
+    betas = betas_of(n, start, end, schedule, given)
     if terminal is not None:
         rescaled = zero_terminal(_cumprod(1 - betas))
         betas = 1 - np.concatenate([rescaled[:1], rescaled[1:] / rescaled[:-1]])

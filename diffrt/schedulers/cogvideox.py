@@ -5,32 +5,25 @@ arXiv:2301.11093, eq. 4, as a factor); zero terminal SNR is made after that. Nei
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.base import Classic
 from diffrt.schedulers.betas import alphas_cumprod, zero_terminal
-from diffrt.schedulers.grid import Grid, strided_grid
+from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
-class CogVideoX(DiscreteTime):
+class CogVideoX(Classic):
     """Abstract: the levels."""
 
     beta_start: float = 0.00085
     beta_end: float = 0.0120
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
-    clip_sample: bool = True
     set_alpha_to_one: bool = True
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    clip_sample_range: float = 1.0
     sample_max_value: float = 1.0
-    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
-    rescale_betas_zero_snr: bool = False
     snr_shift_scale: float = 3.0
 
     def abar(self) -> np.ndarray:  # [T] f32, of scaled_linear f64
@@ -41,13 +34,10 @@ class CogVideoX(DiscreteTime):
         a = a / (self.snr_shift_scale + (1 - self.snr_shift_scale) * a)
         return zero_terminal(a) if self.rescale_betas_zero_snr else a
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        stride = self.num_train_timesteps // num_inference_steps
-        times = np.round(self.times(num_inference_steps))
-        return strided_grid(self.abar(), times, stride, self.set_alpha_to_one)
+    def grid(self, n: int) -> Grid:
+        return self.strided_grid(n, self.set_alpha_to_one)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CogVideoXDDIMScheduler(CogVideoX):
     """First order, deterministic (arXiv:2010.02502, equation 12)."""
 
@@ -60,7 +50,6 @@ class CogVideoXDDIMScheduler(CogVideoX):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CogVideoXDPMScheduler(CogVideoX):
     """SDE-DPM-Solver++(2M) (arXiv:2211.01095, section 5): one evaluation per step and the x0 of the step before. The
     first step and one to the end of the schedule are of first order."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -24,6 +25,30 @@ KNOWN_KEYS = frozenset(
     use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type tensor_format timestep_values
     """.split()  # noqa: SIM905
 )
+
+
+# --- keys that go together: a class takes them by deriving from their group ---------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholding:
+    """Dynamic thresholding of x0: see table.Threshold."""
+
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Respacing:
+    """Which function re-spaces the levels: see grid.RESPACINGS."""
+
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+
+
+# --- what they may be ------------------------------------------------------------------------------------
 
 # Inclusive limits of numeric keys, wherever they occur.
 LIMITS = {
@@ -59,6 +84,9 @@ def conflicts(scheduler: Any) -> Iterator[str]:
     chosen = [key for key in RESPACINGS if values.get(key)]
     if len(chosen) > 1:
         yield f"{' and '.join(chosen)} exclude each other: keep one"
+    low, high = values.get("sigma_min"), values.get("sigma_max")
+    if low is not None and high is not None and low >= high:
+        yield f"sigma_min = {low:g} must be below sigma_max = {high:g}"
     if values.get("rescale_betas_zero_snr") and values.get("prediction_type") == "epsilon":
         yield (
             "rescale_betas_zero_snr needs prediction_type v_prediction or sample: "

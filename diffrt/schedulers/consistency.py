@@ -7,23 +7,22 @@ x = cos t x0 + sin t eps: Lu & Song 2024 (arXiv:2410.11081, section 3).
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.base import Scheduler, Trained
 from diffrt.schedulers.betas import alphas_cumprod, f32, linspace
 from diffrt.schedulers.config import allows
-from diffrt.schedulers.grid import Grid, Node, training_node, vp_marginal, vp_node
+from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node
 from diffrt.schedulers.table import Rows, Table
 
 TIME = 250.0  # time is this times log sigma
 LAST_ANGLE = 1.5708
 
 
-@dataclass(frozen=True, kw_only=True)
 class CMStochasticIterativeScheduler(Scheduler):
     """Few steps of a consistency model: to the picture, and back to the next level with fresh noise. Here the picture
     is x at sigma_min. Option: custom timesteps, as numbers from num_train_timesteps - 1 to 0 of the levels of which
@@ -40,8 +39,6 @@ class CMStochasticIterativeScheduler(Scheduler):
     def problems(self) -> Iterable[str]:
         if self.num_train_timesteps < 2:
             yield "num_train_timesteps = 1, allowed: from 2"
-        if self.sigma_min >= self.sigma_max:
-            yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
 
     @property
     def first_time(self) -> float:
@@ -54,8 +51,8 @@ class CMStochasticIterativeScheduler(Scheduler):
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.ones_like(t), np.exp(t / TIME)
 
-    def grid(self, num_inference_steps: int, timesteps: np.ndarray | None = None) -> Grid:
-        n, last = num_inference_steps, self.num_train_timesteps - 1
+    def grid(self, n: int, timesteps: Custom = None) -> Grid:
+        last = self.num_train_timesteps - 1
         counted = np.arange(n)[::-1] * ((last + 1) // n) if timesteps is None else np.trunc(timesteps)
         if counted[0] > last:
             raise InvalidArgument(f"timestep {counted[0]:g} is beyond the last, {last}")
@@ -77,8 +74,7 @@ class CMStochasticIterativeScheduler(Scheduler):
         return rows.table(grid, clip=1.0 if self.clip_denoised else None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConsistencyDecoderScheduler(Scheduler):
+class ConsistencyDecoderScheduler(Trained):
     """Two steps of the decoder that is a consistency model, from training times 1008 and 512."""
 
     num_train_timesteps: int = 1024
@@ -87,12 +83,9 @@ class ConsistencyDecoderScheduler(Scheduler):
     def abar(self) -> np.ndarray:  # [T] f32
         return alphas_cumprod(self.num_train_timesteps, 0.0, 0.0, "squaredcos_cap_v2")
 
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return vp_marginal(self.abar(), t)
-
-    def grid(self, num_inference_steps: int) -> Grid:
-        if num_inference_steps != 2:
-            raise InvalidArgument(f"num_inference_steps = {num_inference_steps}, allowed: 2")
+    def grid(self, n: int) -> Grid:
+        if n != 2:
+            raise InvalidArgument(f"num_inference_steps = {n}, allowed: 2")
         nodes = [training_node(self.abar(), t, True) for t in (1008, 512)]
         nodes = [replace(node, c_in=1 / self._norm(node)) for node in nodes]
         return Grid.through([*nodes, vp_node(0, 1.0)], nodes[0].sigma)
@@ -110,7 +103,6 @@ class ConsistencyDecoderScheduler(Scheduler):
         return math.hypot(node.sigma, node.alpha * self.sigma_data)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SCMScheduler(Scheduler):
     """Few steps of a continuous-time consistency model, over angles from max_timesteps (1.5708) to 0. They are even,
     but two steps go by way of intermediate_timesteps (1.3). Options: those two, or custom timesteps in their place,
@@ -119,25 +111,23 @@ class SCMScheduler(Scheduler):
     Latents, noise and the network's output are in units in which the data's deviation is sigma_data: as in the
     reference, the caller multiplies the initial noise and the output by it, and divides x by it for the network."""
 
+    last_time: ClassVar[float] = LAST_ANGLE
+
     num_train_timesteps: int = 1000
     prediction_type: Literal["trigflow"] = "trigflow"
     sigma_data: float = 0.5
-
-    @property
-    def last_time(self) -> float:
-        return LAST_ANGLE
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.cos(t), np.sin(t) * self.sigma_data
 
     def grid(
         self,
-        num_inference_steps: int,
-        timesteps: np.ndarray | None = None,
+        n: int,
+        timesteps: Custom = None,
         max_timesteps: float | None = None,
         intermediate_timesteps: float | None = None,
     ) -> Grid:
-        n, first = num_inference_steps, LAST_ANGLE if max_timesteps is None else max_timesteps
+        first = LAST_ANGLE if max_timesteps is None else max_timesteps
         middle = 1.3 if intermediate_timesteps is None else intermediate_timesteps
         if timesteps is None:
             if not (allows(float, first) and allows(float, middle) and 0 < first <= LAST_ANGLE):

@@ -13,9 +13,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import DiscreteTime, Scheduler
+from diffrt.schedulers.base import Classic, Scheduler, Trained
 from diffrt.schedulers.betas import alphas_cumprod, betas_of, linspace
-from diffrt.schedulers.grid import Grid, Node, training_node, vp_marginal, vp_node, whole
+from diffrt.schedulers.config import Thresholding
+from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node, whole
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
@@ -64,28 +65,17 @@ def ancestral(
     return rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class DDPM(DiscreteTime):
+class DDPM(Thresholding, Classic):
     """Abstract: DDPM under both its names. With a learned variance the network must put out twice the channels; for
     "learned" the second half is the variance itself."""
-
-    terminal_abar: ClassVar[float] = 0.0
 
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"] = "linear"  # type: ignore[assignment]  # more of them than others have
     variance_type: Literal[
         "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"
     ] = "fixed_small"
-    clip_sample: bool = True
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = 0.995
-    clip_sample_range: float = 1.0
-    sample_max_value: float = 1.0
-    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
-    rescale_betas_zero_snr: bool = False
 
-    def grid(self, num_inference_steps: int, timesteps: np.ndarray | None = None) -> Grid:
-        times = np.round(self.times(num_inference_steps)) if timesteps is None else whole(timesteps)
+    def grid(self, n: int, timesteps: Custom = None) -> Grid:
+        times = np.round(self.times(n)) if timesteps is None else whole(timesteps)
         return Grid.through([training_node(self.abar(), t, True) for t in (*times, -1)])
 
     def build(self, grid: Grid) -> Table:
@@ -101,12 +91,10 @@ class DDPMParallelScheduler(DDPM):
     """DDPM's own steps, one after another."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnCLIPScheduler(Scheduler):
+class UnCLIPScheduler(Trained):
     """DDPM for unCLIP (arXiv:2204.06125), from the last training time to the first. A step of one training step takes
     that one's own beta: float32 levels so near to each other keep but three digits of it."""
 
-    num_train_timesteps: int = 1000
     variance_type: Literal["fixed_small_log", "learned_range"] = "fixed_small_log"
     clip_sample: bool = True
     clip_sample_range: float = 1.0
@@ -116,36 +104,29 @@ class UnCLIPScheduler(Scheduler):
     def abar(self) -> np.ndarray:  # [T] f32
         return alphas_cumprod(self.num_train_timesteps, 0, 0, self.beta_schedule)
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        if num_inference_steps == 1:
+    def grid(self, n: int) -> Grid:
+        if n == 1:
             last = self.num_train_timesteps
             raise InvalidArgument(f"num_inference_steps = 1, allowed: 2 to {last}, from the last time to the first")
-        stride = (self.num_train_timesteps - 1) / (num_inference_steps - 1)
-        times = np.round(np.arange(num_inference_steps) * stride)[::-1]
+        stride = (self.num_train_timesteps - 1) / (n - 1)
+        times = np.round(np.arange(n) * stride)[::-1]
         return Grid.through([training_node(self.abar(), t, True) for t in (*times, -1)])
 
     def build(self, grid: Grid) -> Table:
         train = betas_of(self.num_train_timesteps, 0, 0, self.beta_schedule)
         betas = [float(train[int(at.t)]) if to.t == at.t - 1 else None for at, to in grid]
         rows = ancestral(grid, self.prediction_type, self.variance_type, betas)
-        clip = self.clip_sample_range if self.clip_sample else None
-        return rows.table(grid, clip=clip, spread=SPREADS.get(self.variance_type))
-
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return vp_marginal(self.abar(), t)
+        return rows.table(grid, **self.shape(), spread=SPREADS.get(self.variance_type))
 
 
-@dataclass(frozen=True, kw_only=True)
 class DDPMWuerstchenScheduler(Scheduler):
     """DDPM over times from 1 to 0 on a cosine schedule (arXiv:2306.00637). The model predicts the noise. Custom
     timesteps name where the run ends, too: the last of them is only arrived at."""
 
+    last_time: ClassVar[float] = 1.0
+
     scaler: float = 1.0
     s: float = 0.008
-
-    @property
-    def last_time(self) -> float:
-        return 1.0
 
     def abar(self, t: np.ndarray) -> np.ndarray:  # [B] f64 -> [B] f64
         """arXiv:2102.09672 eq. 17 over a time bent by `scaler`."""
@@ -153,8 +134,8 @@ class DDPMWuerstchenScheduler(Scheduler):
         start, here = (np.cos((u + self.s) / (1 + self.s) * math.pi / 2) ** 2 for u in (0, t))
         return np.clip(here / start, 0.0001, 0.9999)
 
-    def grid(self, num_inference_steps: int, timesteps: np.ndarray | None = None) -> Grid:
-        times = linspace(1, 0, num_inference_steps + 1) if timesteps is None else timesteps
+    def grid(self, n: int, timesteps: Custom = None) -> Grid:
+        times = linspace(1, 0, n + 1) if timesteps is None else timesteps
         if len(times) < 2 or times[0] > 1:
             raise InvalidArgument(f"timesteps = {times.tolist()!r:.80}, allowed: two or more, from 1 to 0")
         nodes = [vp_node(t, abar) for t, abar in zip(times, self.abar(times.astype(np.float64)), strict=True)]

@@ -4,18 +4,14 @@ With rho = sigma / alpha = exp(-lambda), d(x / alpha) = eps d rho; eps is a poly
 whose integral against d rho = rho d log rho is closed form (exponential.py).
 """
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
-
-import numpy as np
 
 from diffrt.schedulers.exponential import weights
 from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.solver import Solver, order_at
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Rows, Table, combined
 
 
-@dataclass(frozen=True, kw_only=True)
 class DEISMultistepScheduler(Solver):
     """Exponential Adams-Bashforth in the noise prediction, of order 1 to 3."""
 
@@ -31,10 +27,8 @@ class DEISMultistepScheduler(Solver):
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential"] = "exponential"
 
-    def grid(self, num_inference_steps: int, mu: float | None = None) -> Grid:
-        n = num_inference_steps
-        times, sigmas = self.levels(n, self.training_times(n), self.flow_levels(n, self.shift(mu)))
-        return self.through(times, np.append(sigmas, self.last_level(sigmas)))
+    def grid(self, n: int, mu: float | None = None) -> Grid:
+        return self.forward_grid(n, mu=mu)
 
     def build(self, grid: Grid) -> Table:
         rows = Rows("x", *(f"y{j}" for j in range(1, self.solver_order)))
@@ -44,7 +38,7 @@ class DEISMultistepScheduler(Solver):
         for k, (at, to) in enumerate(grid):
             x0, reads, y = self.predictions(rows, at, False, self.thresholding)
             lams = [node.lam for node in nodes[k::-1][: order_at(k, len(grid), self.solver_order, short, False)]]
-            terms = zip(weights(lams, at.lam, to.lam, -1), (y, *past), strict=False)
-            x_next = to.alpha / at.alpha * x + to.sigma * sum(w * output for w, output in terms)
+            move = combined(weights(lams, at.lam, to.lam, -1), (y, *past))
+            x_next = to.alpha / at.alpha * x + to.sigma * move
             rows.add(k, at, y=reads, x0=x0, then=[x_next, y, *past][: self.solver_order])
-        return rows.table(grid, threshold=self.threshold)
+        return rows.table(grid, **self.shape())

@@ -16,17 +16,15 @@ powers of lambda,
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.grid import Node
 from diffrt.schedulers.solver import Solver
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolver(Solver):
     """Abstract."""
 
@@ -53,12 +51,6 @@ class DPMSolver(Solver):
     def data(self) -> bool:
         """Whether it integrates x0; else eps."""
         return self.algorithm_type.endswith("++")
-
-    def forward_grid(self, n: int, timesteps: np.ndarray | None, mu: float | None) -> Grid:
-        times = self.training_times(n) if timesteps is None else self.custom_times(timesteps)
-        times, sigmas = self.levels(n, times, self.flow_levels(n, self.shift(mu)))
-        end = self.train_sigmas[0] if getattr(self, "final_sigmas_type", None) == "sigma_min" else 0
-        return self.through(times, np.append(sigmas, end))
 
     def advance(self, x: np.ndarray, z: np.ndarray, at: Node, to: Node, d: Sequence[np.ndarray]) -> np.ndarray:
         """x' of the formula, with as many differences d as its order."""

@@ -1,18 +1,16 @@
 """DPM-Solver, multistep (arXiv:2211.01095, algorithm 2), forwards and backwards. The formula is in dpm.py."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from diffrt.schedulers.dpm import DPMSolver, differences
-from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.solver import order_at
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class Multistep(DPMSolver):
     """Abstract. One evaluation per step and up to two past predictions. solver_order 3 is the reference's, whose D2
     is half of what order 3 needs: the error falls with the square of the step, as for 2, with a smaller constant."""
@@ -36,10 +34,9 @@ class Multistep(DPMSolver):
             d = differences([y, *past], lams, to.lam - at.lam)
             x_next = self.advance(x, rows.z, at, to, d)
             rows.add(k, at, y=reads, x0=x0, then=[x_next, y, *past][: self.solver_order])
-        return rows.table(grid, threshold=self.threshold)
+        return rows.table(grid, **self.shape())
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepScheduler(Multistep):
     """DPM-Solver and DPM-Solver++, multistep, order 1 to 3, as an ODE or an SDE."""
 
@@ -49,14 +46,13 @@ class DPMSolverMultistepScheduler(Multistep):
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential"] = "exponential"
 
-    def grid(self, num_inference_steps: int, timesteps: np.ndarray | None = None, mu: float | None = None) -> Grid:
-        return self.forward_grid(num_inference_steps, timesteps, mu)
+    def grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
+        return self.forward_grid(n, timesteps, mu)
 
     def rounds_times(self) -> bool:
         return (self.use_karras_sigmas or self.use_lu_lambdas) and self.beta_schedule != "squaredcos_cap_v2"
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolverMultistepInverseScheduler(Multistep):
     """DPM-Solver's steps upwards, from a picture to the noise that it comes from. As the inversion of DDIM
     (arXiv:2010.02502, section 4.3). Deterministic only, and not for flows."""
@@ -68,8 +64,8 @@ class DPMSolverMultistepInverseScheduler(Multistep):
         if self.use_flow_sigmas:
             yield "inversion has no flow levels: set use_flow_sigmas to False"
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        n, train = num_inference_steps, self.train_sigmas
+    def grid(self, n: int) -> Grid:
+        train = self.train_sigmas
         times = self.training_times(n, end="first")[::-1]
         times, sigmas = self.levels(n, times, np.empty(0), (float(train[-1]), float(train[0])))
         top = sigmas[-1] if self.respacing() else train[self.usable - 1]

@@ -5,17 +5,15 @@ Steps come in groups of up to solver_order: each step of a group starts anew fro
 prediction, and so the last has the group's order. What the earlier ones arrive at only serves to be evaluated.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from diffrt.schedulers.dpm import DPMSolver, differences
-from diffrt.schedulers.grid import Grid
+from diffrt.schedulers.grid import Custom, Grid
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolverSinglestepScheduler(DPMSolver):
     """DPM-Solver and DPM-Solver++, singlestep, one evaluation per step.
 
@@ -32,8 +30,8 @@ class DPMSolverSinglestepScheduler(DPMSolver):
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential"] = "exponential"
 
-    def grid(self, num_inference_steps: int, timesteps: np.ndarray | None = None, mu: float | None = None) -> Grid:
-        return self.forward_grid(num_inference_steps, timesteps, mu)
+    def grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
+        return self.forward_grid(n, timesteps, mu)
 
     def build(self, grid: Grid) -> Table:
         return self._build(grid, self.orders(len(grid)))
@@ -53,7 +51,7 @@ class DPMSolverSinglestepScheduler(DPMSolver):
             group = nodes[k - order + 1 : k + 1]
             x_next = self.advance(start, rows.z, group[0], to, self._differences(order, [y, *past], group, to.lam))
             rows.add(k, at, y=reads, x0=x0, then=[x_next, start, y, *past][: len(rows.slots)])
-        return rows.table(grid, threshold=self.threshold)
+        return rows.table(grid, **self.shape())
 
     def _differences(self, order: int, outputs: list[np.ndarray], group: Any, end: float) -> list[np.ndarray]:
         """D0, D1, D2 at the group's first node. Here D2 is h^2 y''."""

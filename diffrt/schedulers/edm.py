@@ -9,22 +9,20 @@ which is to say that m is minus the v of x0 / d. With prediction_type "v_predict
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.betas import f32, linspace
+from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import churned
-from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.table import Path, Rows, Table
 
-MULTISTEP_KEYS = ("solver_order", "solver_type", "lower_order_final", "euler_at_final", "final_sigmas_type")
 
-
-@dataclass(frozen=True, kw_only=True)
 class Preconditioned(Scheduler):
     """Abstract. Levels from sigma_max to sigma_min, and how their network is read."""
 
@@ -36,10 +34,6 @@ class Preconditioned(Scheduler):
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     rho: float = 7.0
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
-
-    def problems(self) -> Iterable[str]:
-        if self.sigma_min >= self.sigma_max:
-            yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
 
     def denoised(self, at: Node, x: np.ndarray, m: np.ndarray) -> np.ndarray:
         """x0 as a linear function of x and m."""
@@ -87,14 +81,13 @@ class Preconditioned(Scheduler):
         return float(self.time(np.array([self.sigma_max * 1.0001], f32))[0])
 
 
-@dataclass(frozen=True, kw_only=True)
 class EDMEulerScheduler(Preconditioned):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
 
-    def grid(self, num_inference_steps: int, sigmas: np.ndarray | None = None) -> Grid:
+    def grid(self, n: int, sigmas: Custom = None) -> Grid:
         """Custom sigmas are the levels to start steps from. (The reference takes places on its curve for them.)"""
         if sigmas is None:
-            sigmas = self.levels(num_inference_steps, np.linspace(0, 1, num_inference_steps))
+            sigmas = self.levels(n, np.linspace(0, 1, n))
         sigmas = sigmas.astype(f32)
         return self.through(sigmas, sigmas[-1] if self.final_sigmas_type == "sigma_min" else 0.0)
 
@@ -111,50 +104,54 @@ class EDMEulerScheduler(Preconditioned):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EDMDPMSolverMultistepScheduler(Preconditioned):
-    """DPM-Solver++ (see dpm_multistep.py), as an ODE or an SDE."""
+class EDMMultistep(Preconditioned):
+    """Abstract. DPM-Solver++ (see dpm_multistep.py)."""
+
+    aliases: ClassVar = {"solver_type": DPMSolverMultistepScheduler.aliases["solver_type"]}
+
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+
+    def grid(self, n: int) -> Grid:
+        last = self.sigma_min if self.final_sigmas_type == "sigma_min" else 0.0
+        return self.through(self.levels(n, linspace(0, 1, n)), last)
+
+    def solve(self, grid: Grid, algorithm_type: str, *more: str) -> Table:
+        """The solver with this class's keys, `more` of them where a class has more."""
+        shared = ("solver_order", "solver_type", "lower_order_final", "euler_at_final", "final_sigmas_type", *more)
+        keys: dict[str, Any] = {key: getattr(self, key) for key in shared}
+        solver = DPMSolverMultistepScheduler(algorithm_type=algorithm_type, **keys)  # type: ignore[arg-type]
+        return solver.build_with(grid, self.predictions)
+
+
+class EDMDPMSolverMultistepScheduler(Thresholding, EDMMultistep):
+    """As an ODE or an SDE."""
 
     aliases: ClassVar = DPMSolverMultistepScheduler.aliases
 
     solver_order: Literal[1, 2, 3] = 2
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
     algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
-    solver_type: Literal["midpoint", "heun"] = "midpoint"
-    lower_order_final: bool = True
-    euler_at_final: bool = False
 
     def problems(self) -> Iterable[str]:
-        yield from super().problems()
         if self.algorithm_type == "sde-dpmsolver++" and self.solver_order == 3:
             yield "sde-dpmsolver++ has no order 3 here: set solver_order to 2"
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        return multistep_grid(self, num_inference_steps)
-
     def build(self, grid: Grid) -> Table:
-        more = {k: getattr(self, k) for k in ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")}
-        return multistep(self, algorithm_type=self.algorithm_type, **more).build_with(grid, self.predictions)
+        shaping = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+        return self.solve(grid, self.algorithm_type, *shaping)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CosineDPMSolverMultistepScheduler(Preconditioned):
-    """DPM-Solver++ as an SDE, whose noise is one Brownian path in sigma, with times on an arc (Stable Audio Open,
-    arXiv:2407.14358). The path has the image's seed."""
-
-    aliases: ClassVar = {"solver_type": DPMSolverMultistepScheduler.aliases["solver_type"]}
+class CosineDPMSolverMultistepScheduler(EDMMultistep):
+    """As an SDE, whose noise is one Brownian path in sigma, with times on an arc (Stable Audio Open, arXiv:2407.14358).
+    The path has the image's seed."""
 
     sigma_min: float = 0.3
     sigma_max: float = 500
     sigma_data: float = 1.0
-    sigma_schedule: Literal["exponential", "karras"] = "exponential"
+    sigma_schedule: Literal["karras", "exponential"] = "exponential"
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
     solver_order: Literal[1, 2] = 2
-    solver_type: Literal["midpoint", "heun"] = "midpoint"
-    lower_order_final: bool = True
-    euler_at_final: bool = False
 
     def time(self, sigma: np.ndarray) -> np.ndarray:  # [n] f32 -> [n] f32
         return np.arctan(sigma) / f32(math.pi) * f32(2)
@@ -162,21 +159,7 @@ class CosineDPMSolverMultistepScheduler(Preconditioned):
     def sigma_of(self, t: np.ndarray) -> np.ndarray:  # [B] f64 -> [B] f64
         return np.tan(t * math.pi / 2)
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        return multistep_grid(self, num_inference_steps)
-
     def build(self, grid: Grid) -> Table:
-        table = multistep(self, algorithm_type="sde-dpmsolver++").build_with(grid, self.predictions)
         between = np.array([(at.sigma, to.sigma) for at, to in grid])
-        return replace(table, between=between, path=Path(float(f32(self.sigma_min)), float(f32(self.sigma_max))))
-
-
-def multistep_grid(scheduler: Preconditioned, n: int) -> Grid:
-    last = scheduler.sigma_min if scheduler.final_sigmas_type == "sigma_min" else 0.0
-    return scheduler.through(scheduler.levels(n, linspace(0, 1, n)), last)
-
-
-def multistep(scheduler: Preconditioned, **more: Any) -> DPMSolverMultistepScheduler:
-    """The solver with a scheduler's keys, and more."""
-    keys = {key: getattr(scheduler, key) for key in MULTISTEP_KEYS}
-    return DPMSolverMultistepScheduler(**keys, **more)
+        path = Path(float(f32(self.sigma_min)), float(f32(self.sigma_max)))
+        return replace(self.solve(grid, "sde-dpmsolver++"), between=between, path=path)

@@ -5,46 +5,34 @@ eq. 16 at eta = 1, in the variables of x = x0 + sigma eps.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.base import Exploding
 from diffrt.schedulers.betas import f32, linspace, sigmas_of
-from diffrt.schedulers.grid import Grid, Node, time_of, ve_grid, ve_levels
+from diffrt.schedulers.config import Respacing
+from diffrt.schedulers.grid import Custom, Grid, Node, time_of, ve_grid, ve_levels
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
-class EulerDiscreteScheduler(DiscreteTime):
+class EulerDiscreteScheduler(Respacing, Exploding):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
-
-    exploding: ClassVar[bool] = True
 
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
     sigma_min: float | None = None
     sigma_max: float | None = None
     timestep_type: Literal["discrete", "continuous"] = "discrete"
     rescale_betas_zero_snr: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
-    def problems(self) -> Iterable[str]:
-        if self.sigma_min is not None and self.sigma_max is not None and self.sigma_min >= self.sigma_max:
-            yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
-
-    def grid(
-        self, num_inference_steps: int, timesteps: np.ndarray | None = None, sigmas: np.ndarray | None = None
-    ) -> Grid:
+    def grid(self, n: int, timesteps: Custom = None, sigmas: Custom = None) -> Grid:
         """Of custom sigmas the last is only arrived at, and may be 0."""
-        n, train = num_inference_steps, sigmas_of(self.abar())
+        train = sigmas_of(self.abar())
         if sigmas is not None:
             if timesteps is not None or len(sigmas) < 2:
                 raise InvalidArgument("sigmas: two or more, where the run starts to where it ends, and no timesteps")
@@ -86,18 +74,14 @@ class EulerDiscreteScheduler(DiscreteTime):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EulerAncestralDiscreteScheduler(DiscreteTime):
+class EulerAncestralDiscreteScheduler(Exploding):
     """First order, stochastic: fall below the next level, then climb to it with fresh noise."""
-
-    exploding: ClassVar[bool] = True
 
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     rescale_betas_zero_snr: bool = False
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        times, sigmas = ve_levels(self.abar(), self.times(num_inference_steps))
-        return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
+    def grid(self, n: int) -> Grid:
+        return self.sigma_grid(self.times(n))
 
     def build(self, grid: Grid) -> Table:
         rows = Rows("x")

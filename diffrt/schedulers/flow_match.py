@@ -6,7 +6,7 @@ eq. 23). The model is told num_train_timesteps times sigma.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -14,27 +14,20 @@ import numpy as np
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.betas import f32
-from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.config import Respacing
+from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.shifting import flow_node, shifted, stretched, time_shifted
 from diffrt.schedulers.table import Rows, Table
-
-
-def signal(node: Node) -> float:
-    """The level of a node where the levels are inverted."""
-    return node.alpha
-
-
-def noise(node: Node) -> float:
-    """The level of a node of a flow."""
-    return node.sigma
 
 
 def flow_grid(times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]
     """Through these levels, told these times."""
     if sigmas.max() > 1 + 1e-6:  # a shift may round the last one up
         raise InvalidArgument(f"the noise level {sigmas.max():g} is above 1: give smaller sigmas or timesteps")
-    return Grid.through([flow_node(t, s) for t, s in zip((*times, 0.0), sigmas, strict=True)], level=noise)
+    return Grid.through(
+        [flow_node(t, s) for t, s in zip((*times, 0.0), sigmas, strict=True)], level=attrgetter("sigma")
+    )
 
 
 def euler(grid: Grid, sign: int = 1, resample: bool = False) -> Table:
@@ -48,7 +41,6 @@ def euler(grid: Grid, sign: int = 1, resample: bool = False) -> Table:
     return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowTime(Scheduler):
     """Abstract. Training time is num_train_timesteps times sigma, up to num_train_timesteps itself."""
 
@@ -69,8 +61,7 @@ class FlowTime(Scheduler):
         return np.linspace(float(high) * T, float(low) * T, n) / T
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShiftedFlow(FlowTime):
+class ShiftedFlow(Respacing, FlowTime):
     """Abstract. Levels that are shifted, stretched and re-spaced, in this order. Options: custom sigmas, which are
     shifted as well; custom timesteps, which tell the model another time than that of its level where there is a
     shift; both; and mu, which use_dynamic_shifting needs."""
@@ -83,9 +74,6 @@ class ShiftedFlow(FlowTime):
     max_image_seq_len: int = 4096
     invert_sigmas: bool = False
     shift_terminal: float | None = None
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
     time_shift_type: Literal["exponential", "linear"] = "exponential"
 
     def mu(self, image_seq_len: int) -> float:
@@ -95,13 +83,7 @@ class ShiftedFlow(FlowTime):
         slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
         return self.base_shift + slope * (image_seq_len - self.base_image_seq_len)
 
-    def grid(
-        self,
-        num_inference_steps: int,
-        timesteps: np.ndarray | None = None,
-        sigmas: np.ndarray | None = None,
-        mu: float | None = None,
-    ) -> Grid:
+    def grid(self, n: int, timesteps: Custom = None, sigmas: Custom = None, mu: float | None = None) -> Grid:
         T, dynamic = self.num_train_timesteps, self.use_dynamic_shifting
         if (mu is not None) != dynamic:
             raise InvalidArgument(f"mu = {mu!r}: it is needed with use_dynamic_shifting and refused without")
@@ -111,7 +93,7 @@ class ShiftedFlow(FlowTime):
         elif timesteps is not None:
             levels = timesteps.astype(f32) / T
         else:
-            levels = self.evenly(num_inference_steps, 1.0 if dynamic else self.shift)
+            levels = self.evenly(n, 1.0 if dynamic else self.shift)
         levels = shifted(levels, self.shift) if mu is None else time_shifted(levels, mu, self.time_shift_type)
         if self.shift_terminal:
             if levels[-1] == 1:
@@ -124,10 +106,9 @@ class ShiftedFlow(FlowTime):
             return flow_grid(levels * T if timesteps is None else timesteps.astype(f32), np.append(levels, 0))
         # Time is how much picture there is, and the network tells x0 - eps.
         nodes = [Node(float(level * T), float(level), 1 - float(level)) for level in (*(1 - levels), f32(1))]
-        return Grid.through(nodes, level=signal)
+        return Grid.through(nodes, level=attrgetter("alpha"))
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowMatchEulerDiscreteScheduler(ShiftedFlow):
     """First order along the flow; with stochastic_sampling, as FlowMatchLCM."""
 
@@ -141,7 +122,6 @@ class FlowMatchEulerDiscreteScheduler(ShiftedFlow):
         return euler(grid, -1 if self.invert_sigmas else 1, self.stochastic_sampling)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowMatchLCMScheduler(ShiftedFlow):
     """Few steps of a flow's consistency model: to the picture, and back to the next level with fresh noise. Algorithm
     3 of Luo et al. 2023 (arXiv:2310.04378), for flows."""
@@ -159,15 +139,14 @@ class FlowMatchLCMScheduler(ShiftedFlow):
         return euler(grid, resample=True)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowMatchHeunDiscreteScheduler(FlowTime):
     """Second order: the mean of the flows at both ends of a step. Algorithm 1 of Karras et al. 2022
     (arXiv:2206.00364) without its churn, in sigma of the flow; the last step, to no noise, is Euler's."""
 
     shift: float = 1.0
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        levels = shifted(self.evenly(num_inference_steps, self.shift), self.shift).astype(f32)
+    def grid(self, n: int) -> Grid:
+        levels = shifted(self.evenly(n, self.shift), self.shift).astype(f32)
         return flow_grid(levels * self.num_train_timesteps, np.append(levels, 0))
 
     def build(self, grid: Grid) -> Table:
@@ -183,7 +162,6 @@ class FlowMatchHeunDiscreteScheduler(FlowTime):
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowMapEulerDiscreteScheduler(FlowTime):
     """First order along the mean flow from each time t to the next, r, which a flow map tells. Boffi et al. 2024
     (arXiv:2406.07507). A table tells the network t alone; r is the t of the next row, and 0 in the last: what wraps
@@ -191,11 +169,9 @@ class FlowMapEulerDiscreteScheduler(FlowTime):
 
     shift: float = 1.0
 
-    def grid(
-        self, num_inference_steps: int, timesteps: np.ndarray | None = None, sigmas: np.ndarray | None = None
-    ) -> Grid:
+    def grid(self, n: int, timesteps: Custom = None, sigmas: Custom = None) -> Grid:
         if sigmas is None:
-            even = np.linspace(1, 0, num_inference_steps + 1)[:-1]
+            even = np.linspace(1, 0, n + 1)[:-1]
             sigmas = even if timesteps is None else timesteps / self.num_train_timesteps
         levels = shifted(sigmas, self.shift)
         return flow_grid(levels * self.num_train_timesteps, np.append(levels, 0))
@@ -204,7 +180,6 @@ class FlowMapEulerDiscreteScheduler(FlowTime):
         return euler(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class LTXEulerAncestralRFScheduler(FlowTime):
     """First order along the flow, below the next level and up to it with fresh noise. That is ancestral Euler (Song et
     al. 2020, arXiv:2010.02502, eq. 16) for a flow; eta is how far below.
@@ -219,9 +194,9 @@ class LTXEulerAncestralRFScheduler(FlowTime):
         if not self.s_noise:
             yield "s_noise = 0 would leave less noise than the levels say: set eta to 0 to add none"
 
-    def grid(self, num_inference_steps: int, sigmas: np.ndarray | None = None, mu: float | None = None) -> Grid:
+    def grid(self, n: int, sigmas: Custom = None, mu: float | None = None) -> Grid:
         if sigmas is None:
-            return FlowMatchEulerDiscreteScheduler.from_config(self.config).grid(num_inference_steps, mu=mu)
+            return FlowMatchEulerDiscreteScheduler.from_config(self.config).grid(n, mu=mu)
         if len(sigmas) < 2:
             raise InvalidArgument(f"sigmas = {sigmas.tolist()}, allowed: 2 or more, the last being the end, mostly 0")
         levels = sigmas.astype(f32)

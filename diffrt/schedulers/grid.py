@@ -16,6 +16,8 @@ from diffrt.errors import InvalidArgument
 from diffrt.schedulers.beta_quantile import beta_quantile
 from diffrt.schedulers.betas import f32, sigmas_of
 
+Custom = np.ndarray | None  # [n] f64, timesteps or sigmas that are given in place of a number of steps
+
 
 @dataclass(frozen=True)
 class Node:
@@ -184,14 +186,6 @@ def training_node(abar: np.ndarray, t: float, set_alpha_to_one: bool) -> Node:
             f"timestep {t:g} is beyond the last, {len(abar) - 1}: take fewer steps or a smaller steps_offset"
         )
     return vp_node(t, abar[int(t)] if t >= 0 else 1.0 if set_alpha_to_one else abar[0])
-
-
-def strided_grid(abar: np.ndarray, times: np.ndarray, stride: int, set_alpha_to_one: bool) -> Grid:
-    """VP steps from each time to the time one fixed stride before it, wherever the next step starts."""
-    return Grid(
-        tuple(training_node(abar, t, set_alpha_to_one) for t in times),
-        tuple(training_node(abar, t - stride, set_alpha_to_one) for t in times),
-    )
 
 
 def vp_marginal(abar: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

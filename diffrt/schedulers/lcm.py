@@ -6,42 +6,31 @@ LCM: Luo et al. 2023 (arXiv:2310.04378), algorithm 3 and equation 9, with the bo
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.base import Classic
 from diffrt.schedulers.betas import f32
-from diffrt.schedulers.config import allows
-from diffrt.schedulers.grid import Grid, Node, training_node, vp_node
+from diffrt.schedulers.config import Thresholding, allows
+from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table, Threshold
+from diffrt.schedulers.table import Rows, Table
 
 SIGMA_DATA = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Distilled(DiscreteTime):
+class Distilled(Thresholding, Classic):
     """Abstract. The model was taught original_inference_steps of the training times; a run visits some of those."""
-
-    terminal_abar: ClassVar[float] = 0.0
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
     original_inference_steps: int = 50
     clip_sample: bool = False
-    clip_sample_range: float = 1.0
     set_alpha_to_one: bool = True
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
-    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
     timestep_scaling: float = 10.0
-    rescale_betas_zero_snr: bool = False
 
     def problems(self) -> Iterable[str]:
         if self.original_inference_steps > self.num_train_timesteps:
@@ -58,9 +47,7 @@ class Distilled(DiscreteTime):
             raise InvalidArgument(f"original_inference_steps = {steps!r}, allowed: 1 to {self.num_train_timesteps}")
         return np.arange(1, int(steps * strength) + 1) * (self.num_train_timesteps // steps) - 1
 
-    def nodes(
-        self, n: int, times: np.ndarray | None, taught: np.ndarray, strength: float, most: int | None = None
-    ) -> list[Node]:
+    def nodes(self, n: int, times: Custom, taught: np.ndarray, strength: float, most: int | None = None) -> list[Node]:
         """Those of custom times, or of n even steps down the taught ones."""
         if times is not None and strength != 1:
             raise InvalidArgument(f"strength = {strength!r} and timesteps: give the timesteps of that part alone")
@@ -75,21 +62,16 @@ class Distilled(DiscreteTime):
         return [training_node(abar, t, True) for t in np.trunc(times)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class LCMScheduler(Distilled):
     """Few steps of a latent consistency model: to the picture, and back to the next time with fresh noise. The last
     step keeps the picture. Options: custom timesteps, original_inference_steps in place of the key's, and strength
     (the share of the taught times, from the lowest, that a run visits)."""
 
     def grid(
-        self,
-        num_inference_steps: int,
-        timesteps: np.ndarray | None = None,
-        original_inference_steps: int | None = None,
-        strength: float = 1.0,
+        self, n: int, timesteps: Custom = None, original_inference_steps: int | None = None, strength: float = 1.0
     ) -> Grid:
         original = self.original_inference_steps if original_inference_steps is None else original_inference_steps
-        nodes = self.nodes(num_inference_steps, timesteps, self.taught(original, strength), strength)
+        nodes = self.nodes(n, timesteps, self.taught(original, strength), strength)
         return Grid.through([*nodes, vp_node(0, 1.0)])
 
     def build(self, grid: Grid) -> Table:
@@ -101,12 +83,9 @@ class LCMScheduler(Distilled):
             norm = math.hypot(scaled, SIGMA_DATA)
             picture = (SIGMA_DATA / norm) ** 2 * rows.x + scaled / norm * rows.y
             rows.add(k, at, y=x0, x0=x0, then=[to.alpha * picture + to.sigma * rows.z])
-        if self.thresholding:
-            return rows.table(grid, threshold=Threshold(self.dynamic_thresholding_ratio, self.sample_max_value))
-        return rows.table(grid, clip=self.clip_sample_range if self.clip_sample else None)
+        return rows.table(grid, **self.shape())
 
 
-@dataclass(frozen=True, kw_only=True)
 class TCDScheduler(Distilled):
     """Few steps of a trajectory consistency model: to a time below the next one, and up to that with fresh noise. The
     lower time is (1 - eta) t' (eta is the paper's gamma); the last step arrives at 0. It never clips.
@@ -115,15 +94,11 @@ class TCDScheduler(Distilled):
     of steps, which are then spread over all training times."""
 
     def grid(
-        self,
-        num_inference_steps: int,
-        timesteps: np.ndarray | None = None,
-        original_inference_steps: int | None = None,
-        strength: float = 1.0,
+        self, n: int, timesteps: Custom = None, original_inference_steps: int | None = None, strength: float = 1.0
     ) -> Grid:
         own = original_inference_steps is None
         taught = self.taught(self.original_inference_steps if own else self.num_train_timesteps, strength)
-        nodes = self.nodes(num_inference_steps, timesteps, taught, strength, original_inference_steps)
+        nodes = self.nodes(n, timesteps, taught, strength, original_inference_steps)
         return Grid.through([*nodes, vp_node(0, self.abar()[0])])
 
     def build(self, grid: Grid, eta: float = 0.3) -> Table:

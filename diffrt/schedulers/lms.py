@@ -1,34 +1,27 @@
 """Linear multistep in sigma, for dx/dsigma = eps (Karras et al. 2022, arXiv:2206.00364, eq. 1): Adams-Bashforth
 on a non-uniform grid (Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, III.5)."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.polynomial import Polynomial, polynomial
 
-from diffrt.schedulers.base import DiscreteTime
-from diffrt.schedulers.grid import Grid, ve_grid, ve_levels
+from diffrt.schedulers.base import Exploding
+from diffrt.schedulers.config import Respacing
+from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Rows, Table, combined
 
 ORDER = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class LMSDiscreteScheduler(DiscreteTime):
+class LMSDiscreteScheduler(Respacing, Exploding):
     """Order 4 in past noise predictions, rising from order 1 at the start."""
 
-    exploding: ClassVar[bool] = True
-
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        times, sigmas = ve_levels(self.abar(), self.times(num_inference_steps), self.respacing())
-        return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
+    def grid(self, n: int) -> Grid:
+        return self.sigma_grid(self.times(n))
 
     def build(self, grid: Grid) -> Table:
         rows = Rows("x", *(f"y{j}" for j in range(1, ORDER)))
@@ -37,8 +30,7 @@ class LMSDiscreteScheduler(DiscreteTime):
         for k, (at, _) in enumerate(grid):
             x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
             outputs = [rows.y, *past]
-            weights = adams(sigmas[k::-1][:ORDER], sigmas[k + 1])
-            x_next = x + sum(w * y for w, y in zip(weights, outputs, strict=False))
+            x_next = x + combined(adams(sigmas[k::-1][:ORDER], sigmas[k + 1]), outputs)
             rows.add(k, at, y=eps, x0=x0, then=[x_next, *outputs[:-1]])
         return rows.table(grid)
 

@@ -6,23 +6,21 @@ step starts from: under v-prediction that is another method than one with a hist
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import DiscreteTime, Scheduler
 from diffrt.schedulers.betas import f32, linspace
-from diffrt.schedulers.grid import Grid, Node, strided_grid, training_node
+from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Rows, Table, combined
 
 # Adams-Bashforth weights by the number of outputs there are, newest first (12).
 ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-@dataclass(frozen=True, kw_only=True)
 class PNDMScheduler(DiscreteTime):
     """Linear multistep over four outputs. It starts with three Runge-Kutta steps of four evaluations each, or,
     with skip_prk_steps (PLMS), with one step that is predicted and corrected and then with fewer outputs."""
@@ -32,15 +30,13 @@ class PNDMScheduler(DiscreteTime):
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        n = num_inference_steps
+    def grid(self, n: int) -> Grid:
         if not self.skip_prk_steps and n < 4:
             raise InvalidArgument(
                 f"num_inference_steps = {n}, allowed: 4 or more, which PNDM's Runge-Kutta start needs; "
                 "or set skip_prk_steps"
             )
-        stride = self.num_train_timesteps // n
-        return strided_grid(self.abar(), np.round(self.times(n)), stride, self.set_alpha_to_one)
+        return self.strided_grid(n, self.set_alpha_to_one)
 
     def build(self, grid: Grid) -> Table:
         return self._build(grid)
@@ -91,17 +87,18 @@ class PNDMScheduler(DiscreteTime):
             outputs = done = 3
         for k, (at, to) in enumerate(steps, done):
             outputs = min(outputs + 1, 4)
-            mean = sum(w * e for w, e in zip(ADAMS[outputs - 1], (m, e1, e2, e3), strict=False))
+            mean = combined(ADAMS[outputs - 1], (m, e1, e2, e3))
             add(k, at, move(x, mean, at, to), none, m, e1, e2, none)
         return rows.table(grid)
 
 
-@dataclass(frozen=True, kw_only=True)
 class IPNDMScheduler(Scheduler):
     """Linear multistep over four noise predictions, of models of v at times from 1 to 0. The levels are those of
     Crowson's v-diffusion: sigma = sin(pi / 2 s)^2 at even s, and time is the angle of (alpha, sigma) over pi / 2;
     trained_betas replace the sigmas. The first step starts from noise alone and takes the picture for 0. Order 2, as
     theorem 3.2 says."""
+
+    last_time: ClassVar[float] = 1.0
 
     num_train_timesteps: int = 1000
     trained_betas: tuple[float, ...] | None = None
@@ -110,18 +107,14 @@ class IPNDMScheduler(Scheduler):
         if self.trained_betas is not None and not all(0 <= beta <= 1 for beta in self.trained_betas):
             yield "trained_betas are noise levels here, allowed: from 0 to 1"
 
-    @property
-    def last_time(self) -> float:
-        return 1.0
-
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.cos(t * math.pi / 2), np.sin(t * math.pi / 2)
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        even = np.square(np.sin(linspace(1, 0, num_inference_steps + 1) * f32(math.pi / 2)))
+    def grid(self, n: int) -> Grid:
+        even = np.square(np.sin(linspace(1, 0, n + 1) * f32(math.pi / 2)))
         sigmas = even if self.trained_betas is None else np.array(self.trained_betas, f32)
-        if len(sigmas) != num_inference_steps + 1:
-            raise InvalidArgument(f"num_inference_steps = {num_inference_steps}: trained_betas have {len(sigmas) - 1}")
+        if len(sigmas) != n + 1:
+            raise InvalidArgument(f"num_inference_steps = {n}: trained_betas have {len(sigmas) - 1}")
         alphas = np.sqrt(1 - sigmas**2)
         times = np.arctan2(sigmas, alphas) / f32(math.pi) * 2
         levels = zip(times.tolist(), sigmas.tolist(), strict=True)
@@ -133,7 +126,7 @@ class IPNDMScheduler(Scheduler):
         for k, (at, to) in enumerate(grid):
             x0, _ = predict("v_prediction", at, x, rows.m)
             eps = at.sigma * x + at.alpha * rows.m
-            mean = sum(w * e for w, e in zip(ADAMS[min(k, 3)], (eps, *past), strict=False))
+            mean = combined(ADAMS[min(k, 3)], (eps, *past))
             picture = (x - at.sigma * mean) / max(at.alpha, 1e-8)
             rows.add(k, at, y=x0, x0=x0, then=[to.alpha * picture + to.sigma * mean, eps, *past[:2]])
         return rows.table(grid)

@@ -8,27 +8,25 @@ eta = 0; after the last row, the picture itself.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.base import Trained
 from diffrt.schedulers.betas import alphas_cumprod, betas_of
 from diffrt.schedulers.ddim import split_noise
-from diffrt.schedulers.grid import Grid, Node, training_node, vp_marginal
+from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
-class RePaintScheduler(Scheduler):
+class RePaintScheduler(Trained):
     """DDIM that goes back up in time and draws again, around what is known. A step down is one evaluation, a step up
     one row of fresh noise for each training step in it. Both count as steps of the run, so that a table has more than
     num_inference_steps of them."""
 
-    num_train_timesteps: int = 1000
     beta_start: float = 0.0001
     beta_end: float = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear"
@@ -39,19 +37,18 @@ class RePaintScheduler(Scheduler):
     def _schedule(self) -> tuple:
         return self.num_train_timesteps, self.beta_start, self.beta_end, self.beta_schedule, self.trained_betas
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        betas_of(*self._schedule())  # refuses those that cannot be used
+    def abar(self) -> np.ndarray:  # [T] f32
+        return alphas_cumprod(*self._schedule())
 
-    def grid(self, num_inference_steps: int, jump_length: int = 10, jump_n_sample: int = 10) -> Grid:
-        """Down from the last of num_inference_steps times to the first; on the way, at every jump_length-th, back up
+    def grid(self, n: int, jump_length: int = 10, jump_n_sample: int = 10) -> Grid:
+        """Down from the last of n times to the first; on the way, at every jump_length-th, back up
         as many steps and down again, jump_n_sample - 1 times. The betas of a step up are those of one stride too late,
         as in the reference: where a stride is more than one training step, x comes back noisier than the model is told.
         Nodes of a step up have the level that x has, and the times of those betas."""
         for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
             if value < 1:
                 raise InvalidArgument(f"{name} = {value}, allowed: from 1")
-        n, abar, betas = num_inference_steps, alphas_cumprod(*self._schedule()), betas_of(*self._schedule())
+        abar, betas = self.abar(), betas_of(*self._schedule())
         stride = self.num_train_timesteps // n
         jumps = {j: jump_n_sample - 1 for j in range(0, n - jump_length, jump_length)}
         steps: list[tuple[Node, Node]] = []
@@ -86,7 +83,4 @@ class RePaintScheduler(Scheduler):
             x0, eps = predict("epsilon", at, rows.x, rows.m)
             direction, std = split_noise(at, to, self.eta)
             rows.add(k, at, y=x0, x0=x0, then=[to.alpha * rows.y + direction * eps + std * rows.z])
-        return rows.table(grid, clip=1.0 if self.clip_sample else None)
-
-    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return vp_marginal(alphas_cumprod(*self._schedule()), t)
+        return rows.table(grid, **self.shape())

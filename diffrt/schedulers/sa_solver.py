@@ -6,22 +6,16 @@ noise of a step is integrated exactly, and the corrector of a step goes with the
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
-
-import numpy as np
 
 from diffrt.schedulers.exponential import weights
 from diffrt.schedulers.grid import Grid, Node
 from diffrt.schedulers.solver import Solver
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Rows, Table, combined
 
 
-@dataclass(frozen=True, kw_only=True)
 class SASolverScheduler(Solver):
-    """Stochastic Adams predictor and corrector of order 1 to 4, with noise in the middle of the way.
-
-    The noise of each step is kept in a slot for its corrector."""
+    """Stochastic Adams predictor and corrector of order 1 to 4, with noise in the middle of the way."""
 
     aliases: ClassVar = {
         "algorithm_type": {
@@ -38,10 +32,8 @@ class SASolverScheduler(Solver):
     lambda_min_clipped: float = -math.inf
     variance_type: str | None = None
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        n = num_inference_steps
-        times, sigmas = self.levels(n, self.training_times(n), self.flow_levels(n, self.flow_shift))
-        return self.through(times, np.append(sigmas, self.last_level(sigmas)))
+    def grid(self, n: int) -> Grid:
+        return self.forward_grid(n)
 
     @staticmethod
     def tau(at: Node) -> float:
@@ -49,38 +41,38 @@ class SASolverScheduler(Solver):
         return 1.0 if 200 <= at.t <= 800 else 0.0
 
     def build(self, grid: Grid) -> Table:
-        remembered = max(self.predictor_order, self.corrector_order) - 1
-        rows = Rows("x", "last", "noise", *(f"y{j}" for j in range(1, remembered + 1)))
-        x, last, noise, *past = rows.slots
+        # ahead: where the step before leads by the outputs that were there. The newest one corrects it.
+        remembered = max(self.predictor_order - 1, self.corrector_order - 2)
+        rows = Rows("x", "ahead", *(f"y{j}" for j in range(1, remembered + 1)))
+        x, ahead, *past = rows.slots
         data = self.algorithm_type == "data_prediction"
-        nodes, n = grid.distinct().at, len(grid)
+        nodes, n, newest = grid.distinct().at, len(grid), 0.0
         for k, (at, to) in enumerate(grid):
             x0, reads, y = self.predictions(rows, at, data, self.thresholding)
+            x = ahead + newest * y if k else rows.x
             left = n - k if self.lower_order_final else n
-            if k:
-                order = min(self.corrector_order, k + 1, left + 2)
-                x = self._step(last, nodes[k - 1], at, nodes[k::-1][:order], (y, *past), noise)
             order = min(self.predictor_order, k + 1, left)
-            x_next = self._step(x, at, to, nodes[k::-1][:order], (y, *past), rows.z)
-            rows.add(k, at, y=reads, x0=x0, then=[x_next, x, rows.z, y, *past][: len(rows.slots)])
-            x = rows.x
-        return rows.table(grid, threshold=self.threshold)
+            c, b = self._scales(at, to)
+            moved = c * x + b * rows.z
+            x_next = moved + combined(self._weights(at, to, nodes[k::-1][:order]), (y, *past))
+            ahead_next = 0 * x
+            if k + 1 < n:
+                order = min(self.corrector_order, k + 2, left + 1)
+                newest, *others = self._weights(at, to, nodes[k + 1 :: -1][:order])
+                ahead_next = moved + combined(others, (y, *past))
+            rows.add(k, at, y=reads, x0=x0, then=[x_next, ahead_next, y, *past][: len(rows.slots)])
+        return rows.table(grid, **self.shape())
 
-    def _step(
-        self,
-        x: np.ndarray,
-        at: Node,
-        to: Node,
-        nodes: Sequence[Node],
-        outputs: Sequence[np.ndarray],
-        z: np.ndarray,
-    ) -> np.ndarray:
-        """From one node to another, with the outputs that were made at these nodes and the noise z."""
-        lams, h, tau = [node.lam for node in nodes], to.lam - at.lam, self.tau(at)
+    def _scales(self, at: Node, to: Node) -> tuple[float, float]:
+        """What x and the noise are multiplied by, in a step from one node to another."""
+        h, tau = to.lam - at.lam, self.tau(at)
         if self.algorithm_type == "data_prediction":
-            c, a, b = to.sigma / at.sigma * math.exp(-(tau**2) * h), to.alpha, math.sqrt(-math.expm1(-2 * tau**2 * h))
-            parts = weights(lams, at.lam, to.lam, 1 + tau**2, "bh1")
-        else:
-            c, a, b = to.alpha / at.alpha, (1 + tau**2) * to.sigma, tau * math.sqrt(math.expm1(2 * h))
-            parts = weights(lams, at.lam, to.lam, -1)
-        return c * x + a * sum(w * output for w, output in zip(parts, outputs, strict=False)) + to.sigma * b * z
+            return to.sigma / at.sigma * math.exp(-(tau**2) * h), to.sigma * math.sqrt(-math.expm1(-2 * tau**2 * h))
+        return to.alpha / at.alpha, to.sigma * tau * math.sqrt(math.expm1(2 * h))
+
+    def _weights(self, at: Node, to: Node, nodes: Sequence[Node]) -> list[float]:
+        """And the outputs made at these nodes."""
+        lams, tau = [node.lam for node in nodes], self.tau(at)
+        if self.algorithm_type == "data_prediction":
+            return [to.alpha * w for w in weights(lams, at.lam, to.lam, 1 + tau**2, "bh1")]
+        return [(1 + tau**2) * to.sigma * w for w in weights(lams, at.lam, to.lam, -1)]

@@ -3,7 +3,7 @@ appendix E, predictors of algorithms 2 (variance exploding) and 3 (variance pres
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from diffrt.schedulers.grid import Grid, Node, vp_node
 from diffrt.schedulers.table import Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreSdeVeScheduler(Scheduler):
     """Reverse diffusion of x = x0 + sigma eps by a score model that is told sigma. The last step adds no noise.
 
@@ -28,10 +27,6 @@ class ScoreSdeVeScheduler(Scheduler):
     sampling_eps: float = 1e-5
     correct_steps: int = 1
 
-    def problems(self) -> Iterable[str]:
-        if self.sigma_min >= self.sigma_max:
-            yield f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}"
-
     @property
     def last_time(self) -> float:
         return self.sigma_max
@@ -39,8 +34,8 @@ class ScoreSdeVeScheduler(Scheduler):
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.ones_like(t), t
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        n, low, high = num_inference_steps, self.sigma_min, self.sigma_max
+    def grid(self, n: int) -> Grid:
+        low, high = self.sigma_min, self.sigma_max
         times = linspace(1, self.sampling_eps, n)
         told = f32(low) * f32(high / low) ** times
         # In float64, and then rounded, as torch's float32 exp mostly is; [-1] is below the first.
@@ -66,9 +61,10 @@ class ScoreSdeVeScheduler(Scheduler):
         return x + step * score + np.sqrt(2 * step) * noise
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreSdeVpScheduler(Scheduler):
     """Euler-Maruyama steps of 1 / n over times from 1 to 0, by a model of the noise. The last step adds none."""
+
+    last_time: ClassVar[float] = 1.0
 
     num_train_timesteps: int = 2000
     beta_min: float = 0.1
@@ -79,16 +75,12 @@ class ScoreSdeVpScheduler(Scheduler):
         if not 0 < self.beta_min <= self.beta_max:
             yield f"beta_min = {self.beta_min:g}, allowed: above 0 and at most beta_max = {self.beta_max:g}"
 
-    @property
-    def last_time(self) -> float:
-        return 1.0
-
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (33)
         log_alpha = -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
         return np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        times = linspace(1, self.sampling_eps, num_inference_steps).astype(float)
+    def grid(self, n: int) -> Grid:
+        times = linspace(1, self.sampling_eps, n).astype(float)
         nodes = [Node(*map(float, node)) for node in zip(times, *self.marginal(times), strict=True)]
         return Grid.through([*nodes, vp_node(0, 1.0)])
 

@@ -6,7 +6,6 @@ between the training's ends (grid.RESPACINGS), or the shifted levels of a flow.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar, Literal
 
@@ -15,25 +14,19 @@ import numpy as np
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, sigmas_of
-from diffrt.schedulers.grid import RESPACINGS, Grid, Node, noise_to_signal, spaced, time_of, vp_node_of_sigma
+from diffrt.schedulers.config import Respacing, Thresholding
+from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, Node, noise_to_signal, spaced, time_of, vp_node_of_sigma
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
-from diffrt.schedulers.table import Rows, Threshold
+from diffrt.schedulers.table import Rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class Solver(DiscreteTime):
+class Solver(Thresholding, Respacing, DiscreteTime):
     """Abstract."""
 
     flow_respacings: ClassVar[tuple[str, ...]] = ()  # the re-spacings that use_flow_sigmas can be combined with
 
     prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "epsilon"
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
     use_flow_sigmas: bool = False
     flow_shift: float = 1.0
 
@@ -47,10 +40,6 @@ class Solver(DiscreteTime):
             yield "v_prediction is not what a flow model predicts: set use_flow_sigmas to False"
         if getattr(self, "variance_type", None) in ("learned", "learned_range"):
             yield "a learned variance_type is not supported: the network must put out the mean alone"
-
-    @property
-    def threshold(self) -> Threshold | None:
-        return Threshold(self.dynamic_thresholding_ratio, self.sample_max_value) if self.thresholding else None
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.use_flow_sigmas:
@@ -97,6 +86,13 @@ class Solver(DiscreteTime):
     def check_dynamic(self, mu: float) -> None:
         if not getattr(self, "use_dynamic_shifting", False):
             raise InvalidArgument(f"mu = {mu!r} is for dynamic shifting: set use_dynamic_shifting, or leave mu out")
+
+    def forward_grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
+        """Towards the picture: to zero noise, or as near to it as final_sigmas_type or the class goes."""
+        times = self.training_times(n) if timesteps is None else self.custom_times(timesteps)
+        times, sigmas = self.levels(n, times, self.flow_levels(n, self.shift(mu)))
+        ends = {"zero": 0, "sigma_min": self.train_sigmas[0], None: self.last_level(sigmas)}
+        return self.through(times, np.append(sigmas, ends[getattr(self, "final_sigmas_type", None)]))
 
     def flow_levels(self, n: int, shift: float) -> np.ndarray:  # [n] f64, descending
         """The levels of as many equal steps from just below 1 to 0, shifted, without the 0."""

@@ -8,7 +8,7 @@ slots[0] is always x. A row whose W has neither y nor m calls no model, one with
 table, the builder that fills it and the NumPy interpreter that runs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import numpy as np
 
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.program import Program
 
 
 @dataclass(frozen=True)
@@ -111,21 +112,23 @@ class Table:
     def _columns(self) -> list[str]:
         return [*COLUMNS, *(name for name in OPTIONAL if getattr(self, name) is not None)]
 
-    @property
+    @cached_property
     def folded(self) -> np.ndarray:  # [E, S, S + 3]
-        """W as it is run: y stays only where it is shaped; else it is taken apart into x and m, which saves a pass and
-        the digits that cancel."""
-        W = self.W.copy()
-        if self.clip is None and self.threshold is None:
-            W[:, :, 0] += W[:, :, -3] * self.p[:, None]
-            W[:, :, -2] += W[:, :, -3] * self.q[:, None]
-            W[:, :, -3] = 0
+        """W as it is run. y stays where it is shaped or a slot keeps it, so that it is made anyway; else it is taken
+        apart into x and m, which saves a pass and the digits that cancel."""
+        W, y = self.W.copy(), np.eye(self.W.shape[2])[-3]
+        kept = (y == W).all(axis=2).any(axis=1) & (self.p != 0)  # where p is 0, y is m
+        apart = ~kept & (self.clip is None and self.threshold is None)
+        W[apart, :, 0] += W[apart, :, -3] * self.p[apart, None]
+        W[apart, :, -2] += W[apart, :, -3] * self.q[apart, None]
+        W[apart, :, -3] = 0
         return W
 
     @cached_property
-    def programs(self) -> list[list[list[tuple[int, float]]]]:
-        """Per row and slot, what its next value is the sum of: (term, weight) over [slots; y; m; z]."""
-        return [[[(int(j), float(w[j])) for j in np.flatnonzero(w)] for w in row] for row in self.folded]
+    def programs(self) -> list[Program]:
+        """How NumPy runs each row. A y that is thresholded, image by image, is given to it."""
+        y = np.stack([self.p, self.q], axis=1)[:, : 0 if self.threshold else 2]
+        return [Program.of(*row) for row in zip(self.folded, y, strict=True)]
 
     def __str__(self) -> str:
         terms = (*self.slots, "y", "m", "z")
@@ -150,12 +153,13 @@ class Table:
         return "\n".join(lines)
 
 
-class Rows:
-    """Builds a table by running a sampler's formula once on unit vectors.
+Form = np.ndarray  # [S + 3] f64, what something is of [slots; y; m; z]
+Pair = tuple[float, float] | None
 
-    A linear form over [slots; y; m; z] is a float64 vector of S + 3 coefficients; with the unit vectors `slots`,
-    `x`, `y`, `m` and `z` in its place, the value of the paper's formula is the row.
-    """
+
+class Rows:
+    """Builds a table by running a sampler's formula once on unit vectors: with `slots`, `x`, `y`, `m` and `z` in their
+    places, the value of the paper's formula is the row."""
 
     def __init__(self, *slots: str) -> None:
         units = np.eye(len(slots) + 3)
@@ -166,44 +170,33 @@ class Rows:
         self._rows: list[tuple] = []
 
     def add(
-        self,
-        step: int,
-        at: Node,
-        y: np.ndarray,
-        x0: np.ndarray,
-        then: Sequence[np.ndarray],
-        between: tuple[float, float] | None = None,
-        log_std: tuple[float, float] | None = None,
+        self, step: int, at: Node, y: Form, x0: Form, then: Sequence[Form], between: Pair = None, log_std: Pair = None
     ) -> None:
         """One evaluation at a node: y and x0 as forms in x and m, then the next value of every slot. `between` and
         `log_std` as in Table, in every row or in none."""
         columns = (at.t, at.alpha, at.sigma, at.c_in, y[0], y[-2], x0[0], x0[-2], np.stack(then))
         self._rows.append((step, *columns, between, log_std))
 
-    def add_noise(self, step: int, at: Node, then: Sequence[np.ndarray]) -> None:
+    def add_noise(self, step: int, at: Node, then: Sequence[Form]) -> None:
         """A row that calls no model, from a node on."""
         self.add(step, at, 0 * self.x, 0 * self.x, then)
 
-    def table(
-        self,
-        grid: Grid,
-        clip: float | None = None,
-        threshold: Threshold | None = None,
-        spread: Literal["variance", "range"] | None = None,
-        path: Path | None = None,
-    ) -> Table:
+    def table(self, grid: Grid, **how: Any) -> Table:
+        """`how`: clip, threshold, spread and path of Table."""
         step, *columns = zip(*self._rows, strict=True)
         filled = [None if column[0] is None else np.array(column) for column in columns]
         rows: dict = dict(zip((*COLUMNS, *OPTIONAL), filled, strict=True))
-        rows["step_of"] = np.array(step)
-        shaped: dict = {"clip": clip, "threshold": threshold, "spread": spread, "path": path}
-        return Table(self.names, **rows, init_sigma=grid.init_sigma, **shaped)
+        return Table(self.names, **rows, step_of=np.array(step), init_sigma=grid.init_sigma, **how)
+
+
+def combined(weights: Iterable[float], outputs: Iterable[np.ndarray]) -> np.ndarray:
+    """The weighted sum of the first of them, as many as there are weights."""
+    return sum((w * y for w, y in zip(weights, outputs, strict=False)), np.zeros(()))
 
 
 # --- the NumPy interpreter -------------------------------------------------------------------------------
 
 Slots = Sequence[np.ndarray]  # S arrays [B, ...], never written to: a slot may be the same array as another
-BLOCK = 1 << 14  # elements: two float32 blocks and the sum fit the second-level cache
 
 
 def init_slots(table: Table, x: np.ndarray) -> Slots:  # [B, ...] -> S of [B, ...], dtype of x
@@ -228,10 +221,9 @@ def apply_row(table: Table, i: int, slots: Slots, m: np.ndarray | None, z: np.nd
     if m is not None:
         m, width = split_output(table, i, m, x)
         z = z if z is None or width is None else z * width
-        if table.clip is not None or table.threshold is not None:
+        if table.threshold is not None:
             y = _shape(table, _linear(table.p[i], x, table.q[i], m))
-    terms = (*slots, y, m, z)
-    return tuple(_combine(terms, program, x) for program in table.programs[i])
+    return table.programs[i].run((*slots, y, m, z), x, table.clip)
 
 
 def denoised(table: Table, i: int, slots: Slots, m: np.ndarray) -> np.ndarray:
@@ -257,27 +249,8 @@ def split_output(table: Table, i: int, m: np.ndarray, x: np.ndarray) -> tuple[np
     return m, np.exp(low + (v + 1) / 2 * (high - low))
 
 
-def _combine(terms: Sequence[Any], program: Sequence[tuple[int, float]], like: np.ndarray) -> np.ndarray:
-    """The weighted sum of terms, block by block. A sum of one term of weight 1 is that term itself."""
-    if not program:
-        return np.zeros_like(like)
-    used = [(terms[j], like.dtype.type(w)) for j, w in program]
-    if len(used) == 1 and program[0][1] == 1:
-        return used[0][0]
-    flat = [(term.reshape(-1), w) for term, w in used]
-    out = np.empty(like.size, like.dtype)
-    scratch = np.empty(min(BLOCK, like.size), like.dtype)
-    for start in range(0, like.size, BLOCK):
-        part = slice(start, start + BLOCK)
-        total = out[part]
-        np.multiply(flat[0][0][part], flat[0][1], out=total)
-        for term, w in flat[1:]:
-            total += np.multiply(term[part], w, out=scratch[: len(total)])
-    return out.reshape(like.shape)
-
-
 def _linear(p: float, x: np.ndarray, q: float, m: np.ndarray) -> np.ndarray:
-    return _combine((x, m), ((0, p), (1, q)), x)
+    return Program.of(np.array([[p, 0, q, 0]])).run((x, None, m, None), x)[0]
 
 
 def _shape(table: Table, y: np.ndarray) -> np.ndarray:

@@ -12,31 +12,25 @@ Image-to-image: the reference leaves out evaluations in pairs, which are steps; 
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.base import Exploding
 from diffrt.schedulers.betas import f32, sigmas_of
+from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.euler import ancestral
-from diffrt.schedulers.grid import Grid, Node, time_of, ve_grid, ve_levels, ve_node
+from diffrt.schedulers.grid import Grid, Node, time_of, ve_node
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Path, Rows, Table
 
 
-@dataclass(frozen=True, kw_only=True)
-class TwoStage(DiscreteTime):
+class TwoStage(Respacing, Exploding):
     """Abstract. The keys that all of them have."""
-
-    exploding: ClassVar[bool] = True
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
 
     def node(self, sigma: float, in_float32: float) -> Node:
         """The node of a level between those of the grid, with the time of what the reference makes of it."""
@@ -44,7 +38,6 @@ class TwoStage(DiscreteTime):
         return ve_node(float(f32(t[0])), sigma)
 
 
-@dataclass(frozen=True, kw_only=True)
 class HeunDiscreteScheduler(TwoStage):
     """Second order, deterministic."""
 
@@ -53,10 +46,8 @@ class HeunDiscreteScheduler(TwoStage):
     clip_sample: bool = False
     clip_sample_range: float = 1.0
 
-    def grid(self, num_inference_steps: int, timesteps: np.ndarray | None = None) -> Grid:
-        times = self.times(num_inference_steps, timesteps)
-        times, sigmas = ve_levels(self.abar(), times, self.respacing())
-        return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
+    def grid(self, n: int, timesteps: np.ndarray | None = None) -> Grid:
+        return self.sigma_grid(self.times(n, timesteps))
 
     def build(self, grid: Grid) -> Table:
         rows = Rows("x", "half")  # half: x after half a step of the first slope
@@ -70,52 +61,43 @@ class HeunDiscreteScheduler(TwoStage):
                 x0, _ = predict(self.prediction_type, to, x, rows.m)
                 slope = (x - rows.y) / to.sigma
                 rows.add(k, to, y=x0, x0=x0, then=[half + step / 2 * slope, half])
-        return rows.table(grid, clip=self.clip_sample_range if self.clip_sample else None)
+        return rows.table(grid, **self.shape())
 
 
-@dataclass(frozen=True, kw_only=True)
-class KDPM2DiscreteScheduler(TwoStage):
+class KDPM2(TwoStage):
+    """Abstract: both of them."""
+
+    noisy: ClassVar[bool]
+
+    def grid(self, n: int) -> Grid:
+        return self.sigma_grid(self.times(n), whole=self.use_karras_sigmas)
+
+    def build(self, grid: Grid) -> Table:
+        rows = Rows("x", "base")
+        x, base = rows.slots
+        for k, (at, to) in enumerate(grid):
+            down, up = ancestral(at, to) if self.noisy else (to.sigma, 0.0)
+            middle = self.node(math.sqrt(at.sigma * down), middle_in_float32(at, to, self.noisy))
+            x0, _ = predict(self.prediction_type, at, x, rows.m)
+            slope = (x - rows.y) / at.sigma
+            rows.add(k, at, y=x0, x0=x0, then=[x + (middle.sigma - at.sigma) * slope, x])
+            if down:
+                x0, _ = predict(self.prediction_type, middle, x, rows.m)
+                slope = (x - rows.y) / middle.sigma
+                rows.add(k, middle, y=x0, x0=x0, then=[base + (down - at.sigma) * slope + up * rows.z, base])
+        return rows.table(grid)
+
+
+class KDPM2DiscreteScheduler(KDPM2):
     """Second order, deterministic."""
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        return kdpm2_grid(self, num_inference_steps)
-
-    def build(self, grid: Grid) -> Table:
-        return kdpm2_table(self, grid, noisy=False)
+    noisy = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class KDPM2AncestralDiscreteScheduler(TwoStage):
+class KDPM2AncestralDiscreteScheduler(KDPM2):
     """Stochastic: a second-order step below the next level, then up to it with fresh noise."""
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        return kdpm2_grid(self, num_inference_steps)
-
-    def build(self, grid: Grid) -> Table:
-        return kdpm2_table(self, grid, noisy=True)
-
-
-def kdpm2_grid(scheduler: TwoStage, n: int) -> Grid:
-    times, sigmas = ve_levels(scheduler.abar(), scheduler.times(n), scheduler.respacing())
-    if scheduler.use_karras_sigmas:
-        times = np.round(times)
-    return ve_grid(times, np.append(sigmas, 0), scheduler.timestep_spacing)
-
-
-def kdpm2_table(scheduler: TwoStage, grid: Grid, noisy: bool) -> Table:
-    rows = Rows("x", "base")
-    x, base = rows.slots
-    for k, (at, to) in enumerate(grid):
-        down, up = ancestral(at, to) if noisy else (to.sigma, 0.0)
-        middle = scheduler.node(math.sqrt(at.sigma * down), middle_in_float32(at, to, noisy))
-        x0, _ = predict(scheduler.prediction_type, at, x, rows.m)
-        slope = (x - rows.y) / at.sigma
-        rows.add(k, at, y=x0, x0=x0, then=[x + (middle.sigma - at.sigma) * slope, x])
-        if down:
-            x0, _ = predict(scheduler.prediction_type, middle, x, rows.m)
-            slope = (x - rows.y) / middle.sigma
-            rows.add(k, middle, y=x0, x0=x0, then=[base + (down - at.sigma) * slope + up * rows.z, base])
-    return rows.table(grid)
+    noisy = True
 
 
 def middle_in_float32(at: Node, to: Node, noisy: bool) -> float:
@@ -128,16 +110,14 @@ def middle_in_float32(at: Node, to: Node, noisy: bool) -> float:
     return math.sqrt(high * down)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DPMSolverSDEScheduler(TwoStage):
     """Stochastic: both evaluations of a step add increments of one Brownian path in sigma. Its seed is
     noise_sampler_seed, or where that is None the image's own (the reference draws one at random)."""
 
     noise_sampler_seed: int | None = None
 
-    def grid(self, num_inference_steps: int) -> Grid:
-        times, sigmas = ve_levels(self.abar(), self.times(num_inference_steps), self.respacing(), rounded=False)
-        return ve_grid(times, np.append(sigmas, 0), self.timestep_spacing)
+    def grid(self, n: int) -> Grid:
+        return self.sigma_grid(self.times(n), rounded=False)
 
     def build(self, grid: Grid, s_noise: float = 1.0) -> Table:
         """s_noise multiplies the fresh noise."""

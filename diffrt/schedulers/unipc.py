@@ -5,20 +5,18 @@ B(h) cancels out of their solution but where two outputs meet, whose slope it we
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers.exponential import weights
-from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.shifting import shifted, stretched, time_shifted
 from diffrt.schedulers.solver import Solver
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Rows, Table, combined
 
 
-@dataclass(frozen=True, kw_only=True)
 class UniPCMultistepScheduler(Solver):
     """A predictor of order 1 to 3, and a corrector of one order more at no further evaluation.
 
@@ -52,8 +50,7 @@ class UniPCMultistepScheduler(Solver):
         if self.shift_terminal is not None and not self.use_flow_sigmas:
             yield "shift_terminal needs use_flow_sigmas: set it to True"
 
-    def grid(self, num_inference_steps: int, sigmas: np.ndarray | None = None, mu: float | None = None) -> Grid:
-        n = num_inference_steps
+    def grid(self, n: int, sigmas: Custom = None, mu: float | None = None) -> Grid:
         if sigmas is not None:
             if not self.use_flow_sigmas:
                 raise InvalidArgument("sigmas are for flows: set use_flow_sigmas, or leave them out")
@@ -68,7 +65,7 @@ class UniPCMultistepScheduler(Solver):
         end = self.last_level(sigmas) if self.final_sigmas_type == "sigma_min" else 0
         return self.through(times, np.append(sigmas, end))
 
-    def _flow(self, n: int, sigmas: np.ndarray | None, mu: float | None) -> np.ndarray:  # [n] f64
+    def _flow(self, n: int, sigmas: Custom, mu: float | None) -> np.ndarray:  # [n] f64
         """Those sigmas, or as many equal steps from 1, shifted. It starts a little below 1: lambda must be finite."""
         if sigmas is None:
             sigmas = np.linspace(1, 1 / self.num_train_timesteps, n + 1)[:-1]
@@ -84,25 +81,25 @@ class UniPCMultistepScheduler(Solver):
         return np.append(sigmas[0] - 1e-6 if abs(sigmas[0] - 1) < 1e-6 else sigmas[0], sigmas[1:])
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x", "last", *(f"y{j}" for j in range(1, self.solver_order + 1)))
-        x, last, *past = rows.slots
-        nodes, n, before = grid.distinct().at, len(grid), 1
+        # ahead: where the step before leads by the outputs that were there. The newest one corrects it.
+        rows = Rows("x", "ahead", *(f"y{j}" for j in range(1, self.solver_order)))
+        x, ahead, *past = rows.slots
+        nodes, n, newest = grid.distinct().at, len(grid), 0.0
         for k, (at, to) in enumerate(grid):
             x0, reads, y = self.predictions(rows, at, self.predict_x0, shaped=False)
-            if k and k - 1 + grid.skipped not in self.disable_corrector:
-                x = self._step(last, nodes[k - 1], at, nodes[k::-1][: before + 1], (y, *past))
+            x = ahead + newest * y if newest else rows.x
             final = n - k if self.lower_order_final else n
             order = min(self.solver_order, k + 1, final if to.sigma else 1)  # only order 1 steps to zero noise
-            x_next = self._step(x, at, to, nodes[k::-1][:order], (y, *past))
-            rows.add(k, at, y=reads, x0=x0, then=[x_next, x, y, *past[:-1]])
-            x, before = rows.x, order
-        return rows.table(grid, threshold=self.threshold if self.predict_x0 else None)
+            c = to.sigma / at.sigma if self.predict_x0 else to.alpha / at.alpha
+            x_next = c * x + combined(self._weights(at, to, nodes[k::-1][:order]), (y, *past))
+            newest, ahead_next = 0.0, 0 * x
+            if k + 1 < n and k + grid.skipped not in self.disable_corrector:
+                newest, *others = self._weights(at, to, nodes[k + 1 :: -1][: order + 1])
+                ahead_next = c * x + combined(others, (y, *past))
+            rows.add(k, at, y=reads, x0=x0, then=[x_next, ahead_next, y, *past][: len(rows.slots)])
+        return rows.table(grid, **(self.shape() if self.predict_x0 else {}))
 
-    def _step(
-        self, x: np.ndarray, at: Node, to: Node, nodes: Sequence[Node], outputs: Sequence[np.ndarray]
-    ) -> np.ndarray:
-        """From one node to another, with the outputs that were made at these nodes."""
-        lams = [node.lam for node in nodes]
-        c, a, k = (to.sigma / at.sigma, to.alpha, 1) if self.predict_x0 else (to.alpha / at.alpha, to.sigma, -1)
-        terms = zip(weights(lams, at.lam, to.lam, k, self.solver_type), outputs, strict=False)
-        return c * x + a * sum(w * output for w, output in terms)
+    def _weights(self, at: Node, to: Node, nodes: Sequence[Node]) -> list[float]:
+        """Of the outputs made at these nodes, in a step from one node to another."""
+        a, k = (to.alpha, 1) if self.predict_x0 else (to.sigma, -1)
+        return [a * w for w in weights([node.lam for node in nodes], at.lam, to.lam, k, self.solver_type)]

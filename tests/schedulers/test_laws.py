@@ -177,18 +177,34 @@ def solution(node: Node) -> float:
 
 def step_errors(grid: Grid, table: Table, kind: Kind, group: int = 1, slot: str = "x") -> np.ndarray:  # [steps / group]
     """The error each step adds, or each `group` of steps: it starts on the solution, and remembers outputs that were
-    made on it. With slot "last", the error of the step before, once it is corrected."""
-    slots = init_slots(table, np.zeros(1))
+    made on it. With slot "ahead", the error of the step before, once it is corrected."""
+    slots, newest = init_slots(table, np.zeros(1)), corrections(table, kind) if "ahead" in table.slots else None
     errors = np.zeros(table.steps)
     for i, k in enumerate(table.step_of):
+        at, to = grid.at[k], grid.to[k]
         if (i == 0 or table.step_of[i - 1] != k) and k % group == 0:
-            starts = {"x": solution(grid.at[k]), "last": solution(grid.at[max(k - 1, 0)])}
-            slots = [np.array([starts[n]]) if n in starts else s for n, s in zip(table.slots, slots, strict=True)]
+            slots = [np.array([solution(at)]), *slots[1:]]
         m = gaussian_model(slots[0], table.alpha[i], table.sigma[i], kind)
+        if newest is not None:
+            correction = newest[i] * (table.p[i] * slots[0] + table.q[i] * m)
+            corrected = slots[1] + correction
+            slots = [slots[0], solution(at) - correction, *slots[2:]]
         slots = apply_row(table, i, slots, m, np.zeros(1))
-        to = grid.to[k] if slot == "x" else grid.at[k]
-        errors[k] = abs(slots[table.slots.index(slot)][0] - solution(to)) / np.hypot(to.alpha, to.sigma)
+        x, node = (slots[0], to) if slot == "x" else (corrected, at)
+        errors[k] = abs(x[0] - solution(node)) / np.hypot(node.alpha, node.sigma)
     return errors[group - 1 :: group]
+
+
+def corrections(table: Table, kind: Kind) -> np.ndarray:  # [E]
+    """How much of its y a row adds to the slot "ahead" for a corrected x: what that lacks when the network tells the
+    truth, in which x is alpha x0 + sigma eps."""
+    level, x0 = np.stack([table.alpha, table.sigma], axis=1), np.array([1.0, 0.0])
+    slots, lacks = init_slots(table, level[0]), np.zeros(table.evals)
+    for i in range(table.evals):
+        lacks[i] = (level[i] - slots[1]).sum() if i else 0
+        m = answer(table, i, kind, slots[0], x0, np.array([0.0, 1.0]))
+        slots = apply_row(table, i, slots, m, np.zeros(2))
+    return lacks
 
 
 def slope(errors: list[float], steps: list[int]) -> float:
@@ -235,7 +251,7 @@ def test_order(name: str, options: dict[str, Any], order: int) -> None:
     runs = [run(scheduler, n, eta and 0.0) for n in counts]
     if not is_random(*runs[0], kind):
         group = getattr(scheduler, case.group) if case.group else 1
-        orders = {"x": order} | ({"last": case.corrector(scheduler.config)} if case.corrector else {})
+        orders = {"x": order} | ({"ahead": case.corrector(scheduler.config)} if case.corrector else {})
         for slot, expected in orders.items():
             errors = []
             for grid, table in runs:

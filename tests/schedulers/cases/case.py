@@ -13,6 +13,7 @@ class Case:
     # --- law 3: equality with diffusers ---
     steps: Sequence[int] = (1, 2, 3, 5, 10, 20, 50)  # numbers of steps that the class takes
     inexact: Sequence[int] = ()  # those of them at which the reference's own float32 loses too many digits
+    lossy: Callable[[Mapping[str, Any], int], bool] = lambda config, n: False  # the same, of (config, steps)
     # What the random sweep tries for keys of the config, before VALUES of test_golden and the annotations.
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     # Options of a run that the sweep tries: given to our .table, and to the reference's set_timesteps or step,
@@ -38,7 +39,7 @@ class Case:
     wrong: Callable[[Mapping[str, Any]], bool] = lambda options: False
     # The key that says how many steps make up one application of the method, which begins on its "base".
     group: str | None = None
-    # The order of a corrector, which acts on the slot "last" one step later.
+    # The order of a corrector, which acts on the slot "ahead" of the step before.
     corrector: Callable[[Mapping[str, Any]], int] | None = None
     # "transport", "order", "noisy order" (with fresh noise alone), "previews" or "add_noise": why that does not hold.
     exempt: Mapping[str, str] = field(default_factory=dict)

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from diffrt.schedulers import SCHEDULERS
 from tests.schedulers.cases.case import Case
 
 CHURN = {"s_churn": 5.0, "s_tmin": 0.05, "s_tmax": 10.0, "s_noise": 1.01}
@@ -38,6 +41,12 @@ def edm(kind: str, x0: Any, eps: Any, alpha: float, sigma: float) -> Any:
 
 def cosine(kind: str, x0: Any, eps: Any, alpha: float, sigma: float) -> Any:
     return network(kind, x0, eps, sigma, 1.0)
+
+
+def falls_far(config: Mapping[str, Any], n: int) -> bool:
+    """Fault B1: its float32 loses the square of what a step divides sigma by."""
+    levels = SCHEDULERS["KDPM2AncestralDiscreteScheduler"](**config).grid(n).sigmas[:-1]
+    return bool(np.any(levels[:-1] > 100 * levels[1:]))
 
 
 LEVELS = {
@@ -76,6 +85,7 @@ CASES = {
         # Fault B1: its float32 cannot take the long steps from high levels.
         values={"beta_schedule": ("linear", "scaled_linear"), "beta_end": (0.012,)},
         inexact=(2, 3),
+        lossy=falls_far,
     ),
     "DPMSolverSDEScheduler": Case(options=({}, {"s_noise": 0.9})),
     "EDMEulerScheduler": Case(
