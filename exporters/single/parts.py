@@ -1,6 +1,6 @@
 """A bundle's graphs as building blocks: of one size of picture, named apart, in the form that is asked for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx_ir as ir
@@ -15,9 +15,9 @@ from ..passes.shapes import drop_inner_shapes
 from ..passes.widen import widen
 
 
-def load(bundle: Bundle, component: str, output: str, form: str, axes: Mapping[str, int]) -> ir.Model:
-    """A component's graph with `axes` made static, its shape arithmetic folded, of its outputs one, and its attention in a
-    form of exporters/lowering.py. Initializers stay in the bundle's files.
+def load(bundle: Bundle, component: str, output: str, form: str, axes: dict[str, int]) -> ir.Model:
+    """A component's graph with `axes` made static, its shape arithmetic folded, one of its outputs, and its attention
+    in a form of exporters/lowering.py. Initializers stay in the bundle's files.
 
     It computes in fp32, also with fp16 weights. On processors ONNX Runtime would do so too, but what it then casts in a
     loop's body it does not fold, and convolutions lose their blocked form."""
@@ -28,7 +28,9 @@ def load(bundle: Bundle, component: str, output: str, form: str, axes: Mapping[s
     model = ir.load(bundle.path(files[0]))
     for boundary in model.graph.inputs:
         assert boundary.shape is not None
-        boundary.shape = ir.Shape([axes.get(str(axis), axis) for axis in boundary.shape])
+        # named apart: ONNX Runtime takes axes of one name to be of one size, and a guided batch is twice the pictures
+        named = {str(axis): f"{component}/{axis}" for axis in boundary.shape if not isinstance(axis, int)} | axes
+        boundary.shape = ir.Shape([named.get(str(axis), axis) for axis in boundary.shape])
     model.graph.outputs[:] = [boundary for boundary in model.graph.outputs if boundary.name == output]
     for boundary in model.graph.outputs:
         boundary.shape = None
