@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
@@ -26,6 +27,9 @@ def load(bundle: Bundle, component: str, output: str, form: str, axes: dict[str,
     if not files:
         raise ExportError(f"{bundle.root} has no portable graph of the {component}: export it with --attention auto")
     model = ir.load(bundle.path(files[0]))
+    for weight in model.graph.initializers.values():
+        if isinstance(weight.const_value, ir.ExternalTensor):
+            weight.const_value = mapped(weight.const_value)
     for boundary in model.graph.inputs:
         assert boundary.shape is not None
         # named apart: ONNX Runtime takes axes of one name to be of one size, and a guided batch is twice the pictures
@@ -46,6 +50,14 @@ def load(bundle: Bundle, component: str, output: str, form: str, axes: dict[str,
     for name, weight in list(model.graph.initializers.items()):
         weight.name = f"{component}/{name}"
     return model
+
+
+def mapped(tensor: ir.ExternalTensor) -> ir.Tensor:
+    """The same in memory, read when it is written. onnx-ir's own way refuses hard links, which a bundle has; where a
+    tensor lies, Bundle.open has checked."""
+    assert tensor.offset is not None and tensor.length is not None
+    data = np.memmap(tensor.path, np.uint8, "r", tensor.offset, (tensor.length,))
+    return ir.Tensor(data.view(tensor.dtype.numpy()).reshape(tensor.shape.numpy()), name=tensor.name)
 
 
 def infer_shapes(model: ir.Model) -> None:
