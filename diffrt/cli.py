@@ -300,6 +300,7 @@ def export(
 
 
 def _single_options(given: dict[str, str]) -> dict[str, Any]:
+    """What exporters.single takes for --steps, --loop and the rest."""
     options: dict[str, Any] = dict(given)
     steps, loop = given.get("steps"), options.pop("loop", "scan")
     if steps is not None:

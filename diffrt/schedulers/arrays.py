@@ -63,8 +63,8 @@ def _seen(table: Table, slots: int) -> np.ndarray:  # [E,S+3]
 
 
 def single_inputs(table: Table) -> dict[str, np.ndarray]:
-    """A table as the inputs of a single graph (`diffrt export --form single`) that stand for it, with as many inference
-    steps as it has. Where a run has none of the graph's own noise, see docs/embedding.md.
+    """A table as the inputs of a single graph (`diffrt export --form single`), for a run of its number of steps. The
+    noise of a Brownian path must be fed too: docs/embedding.md.
 
     table_t, table_c_in, table_p, table_q, table_init_sigma   [E] f32
     table_W      [E,S+1,S+4] f32, the last slot is the clean picture that the model last saw

@@ -18,7 +18,7 @@ from ..passes.widen import widen
 
 def load(bundle: Bundle, component: str, output: str, form: str, axes: dict[str, int]) -> ir.Model:
     """A component's graph with `axes` made static, its shape arithmetic folded, one of its outputs, and its attention
-    in a form of exporters/lowering.py. Initializers stay in the bundle's files.
+    in a form of exporters/lowering.py. Weights are mapped from the bundle's files.
 
     It computes in fp32, also with fp16 weights. On processors ONNX Runtime would do so too, but what it then casts in a
     loop's body it does not fold, and convolutions lose their blocked form."""
