@@ -1,0 +1,59 @@
+// CLIP's tokenizer: lower-cased text to the ids that a Stable Diffusion text encoder takes. No dependencies; browser and Node.js.
+
+// English contractions, words, single digits, runs of anything else; a special token that is not spelled exactly is none
+const WORDS = /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\t-\r\x85\p{Z}\p{L}\p{N}]+/gu;
+const PARTS = /'\p{L}+|\p{L}+|[^\p{L}]+/gu; // of such a misspelled one: <|, its letters, |>
+
+/** Each of the 256 bytes as one visible character: itself where it prints, else the next one from U+0100 on. */
+function byteCharacters() {
+  const prints = (b) => (b > 32 && b < 127) || (b > 160 && b !== 173 && b < 256);
+  let next = 256;
+  return Array.from({ length: 256 }, (_, b) => String.fromCharCode(prints(b) ? b : next++));
+}
+
+export class ClipTokenizer {
+  /** The texts of vocab.json and merges.txt, how many ids a row has, and the token that fills it up. */
+  constructor(vocabulary, merges, maxLength, pad = "<|endoftext|>") {
+    this.ids = new Map(Object.entries(JSON.parse(vocabulary)));
+    const lines = merges.split("\n").filter((line) => line.trim() && !line.startsWith("#version"));
+    this.ranks = new Map(lines.map((line, rank) => [line.trim(), rank]));
+    this.maxLength = maxLength;
+    this.bytes = byteCharacters();
+    this.special = [...new Set(["<|startoftext|>", "<|endoftext|>", pad])];
+    [this.start, this.end, this.pad] = ["<|startoftext|>", "<|endoftext|>", pad].map((token) => this.ids.get(token));
+    if ([this.start, this.end, this.pad].includes(undefined)) throw new Error("vocab.json is not CLIP's");
+    const escaped = this.special.map((token) => token.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&"));
+    this.specials = new RegExp(`(${escaped.join("|")})`, "u");
+  }
+
+  /** One row: start, as many tokens as fit, end, padding; and how many tokens did not fit. */
+  row(text) {
+    const tokens = this.tokens(text), room = this.maxLength - 2;
+    const ids = [this.start, ...tokens.slice(0, room), this.end];
+    while (ids.length < this.maxLength) ids.push(this.pad);
+    return { ids: BigInt64Array.from(ids, BigInt), cut: Math.max(0, tokens.length - room) };
+  }
+
+  tokens(text) {
+    return text.split(this.specials).flatMap((part, i) => (i % 2 ? [this.ids.get(part)] : this.plain(part)));
+  }
+
+  plain(text) {
+    // letter by letter, as the reference does: a whole string would turn a closing capital sigma into another letter
+    const lower = [...text.normalize("NFC")].map((letter) => letter.toLowerCase()).join("");
+    const words = (lower.match(WORDS) ?? []).flatMap((word) => (word.startsWith("<|") ? word.match(PARTS) : [word]));
+    return words.flatMap((word) => this.merge(word).map((symbol) => this.ids.get(symbol) ?? this.end));
+  }
+
+  /** A word's bytes, the pair of lowest rank joined over and over. */
+  merge(word) {
+    const symbols = Array.from(new TextEncoder().encode(word), (byte) => this.bytes[byte]);
+    symbols.push(symbols.pop() + "</w>");
+    for (;;) {
+      const ranks = symbols.slice(1).map((right, i) => this.ranks.get(`${symbols[i]} ${right}`) ?? Infinity);
+      const lowest = Math.min(...ranks); // Infinity where there is no pair left
+      if (lowest === Infinity) return symbols;
+      symbols.splice(ranks.indexOf(lowest), 2, symbols.slice(ranks.indexOf(lowest), ranks.indexOf(lowest) + 2).join(""));
+    }
+  }
+}
