@@ -2,7 +2,7 @@
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { Pipeline } from "./pipeline.mjs";
 
-const EXAMPLES = ["a red apple", "a cat", "a blue heart", "a rocket", "a slice of pizza", "an owl", "a snowman", "a yellow flower"];
+const EXAMPLES = ["a red apple", "a cat", "a blue heart", "a rocket", "a slice of pizza", "a snowman", "a star"];
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const canvas = at.picture.getContext("2d");
 let pipeline, stop;
@@ -41,7 +41,7 @@ async function load() {
   at.strength.value = at.guidance.value = pipeline.defaults.guidance;
   at.draw.disabled = false;
   at.progress.value = 0;
-  say("Ready.");
+  say("Ready: press Draw, or choose an example.");
 }
 
 async function draw() {
@@ -77,11 +77,14 @@ function show(rgb, width, height) {
   canvas.putImageData(image, 0, 0);
 }
 
-function keep(settings) {
+function keep({ prompt, seed }) {
   at.save.href = at.picture.toDataURL();
   at.save.hidden = false;
-  const small = Object.assign(new Image(), { src: at.save.href, alt: settings.prompt, title: `${settings.prompt}, seed ${settings.seed}` });
-  small.onclick = () => (canvas.drawImage(small, 0, 0), (at.save.href = small.src));
+  const small = Object.assign(new Image(), { src: at.save.href, alt: prompt, title: `${prompt}, seed ${seed}` });
+  small.onclick = () => {
+    canvas.drawImage(small, 0, 0);
+    [at.prompt.value, at.seed.value, at.save.href] = [prompt, seed, small.src];
+  };
   at.earlier.prepend(small);
 }
 

@@ -120,6 +120,16 @@ static int clip_encode(const Clip* clip, const char* text, int64_t* ids, int len
             at += strlen(clip->special[special]);
             continue;
         }
+        for (int i = 0; i < 2 && special < 0; i++)
+            if (!strncasecmp(at, clip->special[i], strlen(clip->special[i]))) special = i;
+        if (special >= 0) {  // in the wrong case it ends words, and is three of them
+            int inner = (int)strlen(clip->special[special]) - 4;
+            clip_word(&row, "<|", 2);
+            clip_word(&row, clip->special[special] + 2, inner);
+            clip_word(&row, "|>", 2);
+            at += inner + 4;
+            continue;
+        }
         for (int i = 0; i < 7 && !size; i++)
             if (!strncasecmp(at, contractions[i], strlen(contractions[i]))) size = (int)strlen(contractions[i]);
         for (int i = 0; i < size; i++) word[i] = (char)(at[i] | 32);  // ' has that bit

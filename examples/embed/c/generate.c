@@ -84,6 +84,7 @@ static int listed(const char* list, int64_t number) {
 int main(int count, char** arguments) {
     if (count < 4 || count > 8) fail("usage: generate PIPELINE.onnx PROMPT OUTPUT.png [SEED [STEPS [GUIDANCE [NEGATIVE]]]]");
     const char *path = arguments[1], *prompt = arguments[2], *output = arguments[3];
+    int64_t seed = count > 4 ? (int64_t)number("the seed", arguments[4]) : 0, start = 0, evaluations = INT64_MAX;
     setlocale(LC_CTYPE, "C.UTF-8");  // for letters beyond ASCII
     ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
     if (!ort) fail("ONNX Runtime %s is too old: give one from 1.%d on", OrtGetApiBase()->GetVersionString(), ORT_API_VERSION);
@@ -97,7 +98,6 @@ int main(int count, char** arguments) {
     char *baked = fact(session, "diffrt.steps"), *latents = fact(session, "diffrt.latents");
     if (!baked || !latents) fail("%s is no single graph of diffrt: write one with diffrt export SOURCE DEST --form single", path);
 
-    int64_t seed = count > 4 ? (int64_t)number("the seed", arguments[4]) : 0, start = 0, evaluations = INT64_MAX;
     int64_t steps = (int64_t)number("the step count", count > 5 ? arguments[5] : fact(session, "diffrt.num_inference_steps"));
     float guidance = (float)number("the guidance", count > 6 ? arguments[6] : fact(session, "diffrt.guidance_scale"));
     if (!listed(baked, steps)) fail("%lld steps are not in this file: give one of %s", (long long)steps, baked);

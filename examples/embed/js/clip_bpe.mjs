@@ -1,8 +1,9 @@
 // CLIP's tokenizer: lower-cased text to the ids that a Stable Diffusion text encoder takes. No dependencies; browser and Node.js.
 
-// English contractions, words, single digits, runs of anything else; a special token that is not spelled exactly is none
+const [START, END] = ["<|startoftext|>", "<|endoftext|>"];
+// special tokens in the wrong case, which are three words then, English contractions, words, digits, runs of anything else
 const WORDS = /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\t-\r\x85\p{Z}\p{L}\p{N}]+/gu;
-const PARTS = /'\p{L}+|\p{L}+|[^\p{L}]+/gu; // of such a misspelled one: <|, its letters, |>
+const apart = (word) => (word === START || word === END ? [word.slice(0, 2), word.slice(2, -2), word.slice(-2)] : [word]);
 
 /** Each of the 256 bytes as one visible character: itself where it prints, else the next one from U+0100 on. */
 function byteCharacters() {
@@ -13,17 +14,16 @@ function byteCharacters() {
 
 export class ClipTokenizer {
   /** The texts of vocab.json and merges.txt, how many ids a row has, and the token that fills it up. */
-  constructor(vocabulary, merges, maxLength, pad = "<|endoftext|>") {
+  constructor(vocabulary, merges, maxLength, pad = END) {
     this.ids = new Map(Object.entries(JSON.parse(vocabulary)));
     const lines = merges.split("\n").filter((line) => line.trim() && !line.startsWith("#version"));
     this.ranks = new Map(lines.map((line, rank) => [line.trim(), rank]));
     this.maxLength = maxLength;
     this.bytes = byteCharacters();
-    this.special = [...new Set(["<|startoftext|>", "<|endoftext|>", pad])];
-    [this.start, this.end, this.pad] = ["<|startoftext|>", "<|endoftext|>", pad].map((token) => this.ids.get(token));
+    [this.start, this.end, this.pad] = [START, END, pad].map((token) => this.ids.get(token));
     if ([this.start, this.end, this.pad].includes(undefined)) throw new Error("vocab.json is not CLIP's");
-    const escaped = this.special.map((token) => token.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&"));
-    this.specials = new RegExp(`(${escaped.join("|")})`, "u");
+    const escaped = [START, END, pad].map((token) => token.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&"));
+    this.special = new RegExp(`(${escaped.join("|")})`, "u");
   }
 
   /** One row: start, as many tokens as fit, end, padding; and how many tokens did not fit. */
@@ -35,13 +35,13 @@ export class ClipTokenizer {
   }
 
   tokens(text) {
-    return text.split(this.specials).flatMap((part, i) => (i % 2 ? [this.ids.get(part)] : this.plain(part)));
+    return text.split(this.special).flatMap((part, i) => (i % 2 ? [this.ids.get(part)] : this.plain(part)));
   }
 
   plain(text) {
     // letter by letter, as the reference does: a whole string would turn a closing capital sigma into another letter
     const lower = [...text.normalize("NFC")].map((letter) => letter.toLowerCase()).join("");
-    const words = (lower.match(WORDS) ?? []).flatMap((word) => (word.startsWith("<|") ? word.match(PARTS) : [word]));
+    const words = (lower.match(WORDS) ?? []).flatMap(apart);
     return words.flatMap((word) => this.merge(word).map((symbol) => this.ids.get(symbol) ?? this.end));
   }
 

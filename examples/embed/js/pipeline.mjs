@@ -1,7 +1,7 @@
 // Runs a pipeline.onnx that `diffrt export SOURCE DEST --form single` wrote. Takes `ort`, which is onnxruntime-node or onnxruntime-web.
 import { ClipTokenizer } from "./clip_bpe.mjs";
 
-const FIX = "export one with: diffrt export SOURCE DEST --form single";
+const FIX = "write one with: diffrt export SOURCE DEST --form single";
 
 export class Pipeline {
   /** The bytes of pipeline.onnx, and a function that gives the text of a file beside it. */

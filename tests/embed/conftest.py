@@ -1,0 +1,40 @@
+"""The default model as one file, its pictures by Python, and what is not such a file."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from onnx import TensorProto, helper
+
+from . import hosts
+
+
+@pytest.fixture(scope="session")
+def single() -> Path:
+    """What `diffrt export emoji DEST --form single --inputs segments` writes."""
+    return Path("/tmp/embed-model")
+
+
+@pytest.fixture(scope="session")
+def pictures(single):
+    graph = hosts.session(single / "pipeline.onnx")
+    return {case: hosts.picture(graph, single, case) for case in hosts.CASES}
+
+
+@pytest.fixture(scope="session")
+def wrong(single, tmp_path_factory) -> dict[str, Path]:
+    """Folders with a pipeline.onnx that is damaged, or another model."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for name in ("damaged", "foreign", "lone"):
+        (folder / name).mkdir()
+    data = (single / "pipeline.onnx").read_bytes()
+    (folder / "damaged" / "pipeline.onnx").write_bytes(data[: len(data) // 2])
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([], "other", [value], [value])
+    other = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    (folder / "foreign" / "pipeline.onnx").write_bytes(other.SerializeToString())
+    shutil.copy(single / "pipeline.onnx", folder / "lone")
+    for name in ("vocab.json", "merges.txt"):
+        for place in ("damaged", "foreign"):
+            shutil.copy(single / name, folder / place)
+    return {path.name: path for path in folder.iterdir()}
