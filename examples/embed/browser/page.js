@@ -2,7 +2,7 @@
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { Pipeline } from "./pipeline.mjs";
 
-const EXAMPLES = ["a red apple", "a cat", "a blue heart", "a rocket", "a slice of pizza", "a snowman", "a star"];
+const EXAMPLES = ["a red apple", "a cat", "a blue heart", "a rocket", "a slice of pizza", "a yellow flower"];
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const canvas = at.picture.getContext("2d");
 let pipeline, stop;
@@ -60,7 +60,8 @@ async function draw() {
       at.progress.value = done / of;
       const seconds = ((performance.now() - began) / 1000).toFixed(1);
       const note = cut ? ` The prompt's last ${cut} tokens did not fit.` : "";
-      say(done < of ? `Drawing: step ${done} of ${of}, ${seconds} s.${note}` : `“${settings.prompt}”, seed ${settings.seed}: ${of} steps in ${seconds} s.${note}`);
+      const result = `“${settings.prompt}”, seed ${settings.seed}: ${of} ${of > 1 ? "steps" : "step"} in ${seconds} s.`;
+      say((done < of ? `Drawing: step ${done} of ${of}, ${seconds} s.` : result) + note);
       if (done === of) keep(settings);
       if (stop && done < of) return say(`Stopped after step ${done} of ${of}.`);
     }
