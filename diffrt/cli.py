@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import warnings
+from typing import Any
 
 import click
 
@@ -187,14 +188,21 @@ def generate(
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a SOURCE on the hub.")
 @click.option(
     "--form",
-    type=click.Choice(["components", "stablehlo"]),
+    type=click.Choice(["components", "single", "stablehlo"]),
     default="components",
     show_default=True,
-    help="components: a bundle; stablehlo: programs for JAX, of --static's size.",
+    help="components: a bundle; single: one graph; stablehlo: programs for JAX. The last two: of --size's size.",
 )
 @click.option("--precision", default="fp32", show_default=True, metavar="fp32|fp16", help="fp16 is half the disk.")
 @click.option("--attention", default="auto", show_default=True, metavar="auto|portable|ort|sliced", help="Its form.")
-@click.option("--static", metavar="HxW", help="Add graphs for pictures of exactly this size, such as 512x512.")
+@click.option(
+    "--static", "--size", "static", metavar="HxW", help="Add graphs for pictures of exactly this size, such as 512x512."
+)
+@click.option("--steps", metavar="N,N", help="Of a single graph: step counts to choose from; 1, 4, 8, 20 and its own.")
+@click.option("--scheduler", metavar="NAME", help="Of a single graph: its sampler.")
+@click.option("--loop", metavar="scan|unrolled:N", help="Of a single graph: unrolled:4 has no loop and takes 4 steps.")
+@click.option("--tokenizer", metavar="ids|op", help="Of a single graph: takes ids, or text, by onnxruntime-extensions.")
+@click.option("--inputs", metavar="plain|segments|all", help="Of a single graph: what must be given.")
 @click.option("--prediction-type", metavar="epsilon|v_prediction", help="Of a single file, where the guess is wrong.")
 @click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch: no certificate.")
 @click.option("--copy-weights", is_flag=True, help="Copy weights instead of hard-linking the checkpoint's files.")
@@ -207,6 +215,11 @@ def export(
     precision: str,
     attention: str,
     static: str | None,
+    steps: str | None,
+    scheduler: str | None,
+    loop: str | None,
+    tokenizer: str | None,
+    inputs: str | None,
     prediction_type: str | None,
     no_verify: bool,
     copy_weights: bool,
@@ -224,6 +237,7 @@ def export(
     diffrt export path/to/stable-diffusion-v1-5 sd15-fp16 --precision fp16
     diffrt export path/to/stable-diffusion-v1-5 sd15 --static 512x512 --force
     diffrt export model.safetensors my-bundle
+    diffrt export sd15 sd15-single --form single --size 512x512 --steps 20,30
     """
     size = None
     if static is not None:
@@ -231,21 +245,42 @@ def export(
         if not found:
             raise InvalidArgument(f"--static is {static!r}: give height x width in pixels, such as 512x512")
         size = (int(found[1]), int(found[2]))
+    of_single = {"steps": steps, "scheduler": scheduler, "loop": loop, "tokenizer": tokenizer, "inputs": inputs}
+    single = {name: value for name, value in of_single.items() if value is not None}
+    forms: dict[str, tuple[str, ...]] = {f"--{name}": ("single",) for name in single}
+    forms |= {"--attention": ("components", "single")} if attention != "auto" else {}
+    forms |= {"--prediction-type": ("components", "single")} if prediction_type is not None else {}
+    forms |= {"--no-verify": ("components", "single")} if no_verify else {}
+    forms |= {"--copy-weights": ("components",)} if copy_weights else {}
+    for option in (name for name, allowed in forms.items() if form not in allowed):
+        raise InvalidArgument(f"{option} belongs to --form {' or '.join(forms[option])}: leave it out for {form}")
+    say = lambda line: click.echo(line, err=True)  # noqa: E731
     if form == "stablehlo":
-        given = {
-            "--attention": attention != "auto",
-            "--prediction-type": prediction_type is not None,
-            "--no-verify": no_verify,
-            "--copy-weights": copy_weights,
-        }
-        for option in (name for name, chosen in given.items() if chosen):
-            raise InvalidArgument(f"{option} belongs to --form components: leave it out for stablehlo")
         from diffrt.flax import stablehlo
 
-        say = lambda line: click.echo(line, err=True)  # noqa: E731
         stablehlo.export(source, dest, revision=revision, precision=precision, size=size, force=force, progress=say)
         return
+    of_checkpoint: dict[str, Any] = {
+        "precision": precision,
+        "prediction_type": prediction_type,
+        "verify": not no_verify,
+    }
     try:
+        if form == "single":
+            from exporters import single as exporter
+
+            exporter.export(
+                source,
+                dest,
+                revision=revision,
+                size=size,
+                attention="ort" if attention == "auto" else attention,
+                **_single_options(single),
+                **of_checkpoint,
+                force=force,
+                progress=say,
+            )
+            return
         from exporters import export as run_export
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("diffrt", "exporters"):
@@ -255,15 +290,30 @@ def export(
         source,
         dest,
         revision=revision,
-        precision=precision,
         attention=attention,
         static=size,
-        prediction_type=prediction_type,
-        verify=not no_verify,
         copy_weights=copy_weights,
+        **of_checkpoint,
         force=force,
-        progress=lambda line: click.echo(line, err=True),
+        progress=say,
     )
+
+
+def _single_options(given: dict[str, str]) -> dict[str, Any]:
+    options: dict[str, Any] = dict(given)
+    steps, loop = given.get("steps"), options.pop("loop", "scan")
+    if steps is not None:
+        if not re.fullmatch(r"\d{1,5}(,\d{1,5})*", steps):
+            raise InvalidArgument(f"--steps is {steps!r}: give whole numbers, such as 1,4,8,20")
+        options["steps"] = [int(n) for n in steps.split(",")]
+    unrolled = re.fullmatch(r"unrolled:(\d{1,5})", loop)
+    if not unrolled and loop != "scan":
+        raise InvalidArgument(f"--loop is {loop!r}: give scan, or unrolled and a number of steps, such as unrolled:4")
+    if unrolled:
+        if steps is not None:
+            raise InvalidArgument(f"--loop {loop} has one number of steps: leave out --steps")
+        options |= {"unrolled": True, "steps": [int(unrolled[1])]}
+    return options
 
 
 @cli.command(short_help="Say what a bundle holds.")

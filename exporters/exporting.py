@@ -27,11 +27,12 @@ from .files import file_entries
 from .halves import halve
 from .hub import find
 from .lowering import CHOICES, lower
+from .passes.shapes import drop_inner_shapes
 from .precision import Size, widen_overflows
 from .sources import Source, opened
 from .spec import Component
 from .tiles import cut
-from .trace import check_fit, declare_shapes, drop_inner_shapes, trace
+from .trace import check_fit, declare_shapes, trace
 from .verify import certify, fit_preview
 from .weights import PRECISIONS, Weights, attach
 

@@ -23,7 +23,7 @@ from onnx_ir.passes.common import NameFixPass
 
 from diffrt.errors import ExportError
 
-FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
+from .nodes import BOOL, FLOAT, INT64, Nodes, ints, value
 
 
 def loop(model: ir.Model, threshold: bool = False, spread: Literal["variance", "range"] | None = None) -> ir.Model:
@@ -68,12 +68,7 @@ def loop(model: ir.Model, threshold: bool = False, spread: Literal["variance", "
     return looped
 
 
-def value(name: str, dtype: ir.DataType | None, shape: Sequence[int | str | ir.SymbolicDim]) -> ir.Value:
-    assert dtype is not None
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-
-
-class Body:
+class Body(Nodes):
     """The body of the Scan: the model's nodes and weights, and one row around them."""
 
     def __init__(self, model: ir.Model, slots: ir.Value, columns: dict[str, ir.Value]) -> None:
@@ -85,7 +80,7 @@ class Body:
         graph.remove(nodes)
         self.slots, self.columns = slots, columns
         self.model_nodes = nodes
-        self.graph = ir.Graph([slots, *columns.values()], [], nodes=[], initializers=weights, name="row")
+        super().__init__(ir.Graph([slots, *columns.values()], [], nodes=[], initializers=weights, name="row"))
 
     def run(self, x: ir.Value, t: ir.Value, fixed: Sequence[ir.Value], spread: str | None) -> None:
         """[slots; y; m; z] -> slots."""
@@ -133,19 +128,3 @@ class Body:
         s = self.do("Min", self.do("Max", s, np.float32(1)), limit)
         s = self.do("Unsqueeze", s, ints(*range(1, rank)))
         return self.do("Div", self.do("Min", self.do("Max", y, self.do("Neg", s)), s), s)
-
-    def do(self, op: str, *inputs, outputs: int = 1, **attributes):
-        """Append a node; arrays among its inputs become constants."""
-        values = [i if isinstance(i, ir.Value) else self.constant(np.asarray(i)) for i in inputs]
-        node = ir.node(op, values, attributes, num_outputs=outputs)
-        self.graph.append(node)
-        return node.outputs[0] if outputs == 1 else node.outputs
-
-    def constant(self, array: np.ndarray) -> ir.Value:
-        node = ir.node("Constant", [], {"value": ir.tensor(array)})
-        self.graph.append(node)
-        return node.outputs[0]
-
-
-def ints(*numbers: int) -> np.ndarray:
-    return np.array(numbers, np.int64)

@@ -140,15 +140,3 @@ def declare_shapes(model: ir.Model, component: Component, fixed: Mapping[str, in
                 fixed.get(a, s if s is not None else a) if isinstance(a, str) else a
                 for a, s in zip(spec.shape, static, strict=True)
             )
-
-
-def drop_inner_shapes(model: ir.Model) -> None:
-    """Drop every shape but those of the boundary: they speak of torch's symbols."""
-    for node in model.graph:
-        node.metadata_props.clear()
-        for output in node.outputs:
-            output.metadata_props.clear()
-            if not output.is_graph_output():
-                output.shape, output.type = None, None
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()

@@ -27,14 +27,7 @@ def rows_of(table: Table, factors: Sequence[float | None] | None = None, rescale
         raise InvalidArgument("the scheduler's variance_type asks for a network that learned its variance")
     if len(table.slots) >= SLOTS:
         raise InvalidArgument(f"the scheduler remembers {len(table.slots)} arrays, at most {SLOTS - 1} are allowed")
-    rows = arrays(table, table.evals + 1, SLOTS)
-    seen = np.zeros((table.evals, SLOTS + 3), np.float32)
-    if table.clip is not None or table.threshold is not None:
-        seen[:, -3] = 1  # y is that picture, shaped
-    else:
-        seen[:, 0], seen[:, -2] = table.px0, table.qx0
-    called = np.flatnonzero(table.calls)
-    rows["W"][called, -1] = seen[called]
+    rows = arrays(table, table.evals + 1, SLOTS - 1, denoised=True)
     # the noise level of x after a row, and then none
     rows["alpha_after"] = np.append(table.alpha[1:], [1, 1]).astype(np.float32)
     rows["sigma_after"] = np.append(table.sigma[1:], [0, 0]).astype(np.float32)

@@ -152,7 +152,7 @@ def test_bad_command_lines(capsys, sd1_checkpoint, tmp_path):
     fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--static", "512"], "512x512")
     fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--static", "60x64"], "60x64")
     fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--precision", "fp17"], "did you mean 'fp16'")
-    fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--form", "single"], "components")
+    fails(capsys, ["export", sd1_checkpoint, tmp_path / "out", "--form", "double"], "components")
     assert os.listdir(tmp_path) == ["empty"]
 
 

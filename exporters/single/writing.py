@@ -1,0 +1,181 @@
+"""Export a bundle or a checkpoint to one file, pipeline.onnx, and put beside it what a host must know."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
+
+from diffrt import hub, pipeline, schedulers
+from diffrt.bundle import Bundle
+from diffrt.errors import HubError, InvalidArgument, nearest
+from diffrt.folders import Say, building, publish
+from diffrt.manifest import MANIFEST
+
+from ..lowering import LOWERINGS
+from .describe import describe, metadata
+from .graph import SEGMENT, TABLE, Source, assemble
+from .parts import load
+from .tables import baked
+from .tokenizer import Vocabulary
+
+GRAPH, DATA, RECORD = "pipeline.onnx", "pipeline.onnx.data", "pipeline.json"
+STEPS = (1, 4, 8, 20)
+UNROLLED = 8  # steps at most: the graph grows with them
+INPUTS = {"plain": (), "segments": SEGMENT, "all": (*SEGMENT, *TABLE, "noise")}
+TOKENIZERS = ("ids", "op")
+LARGEST = 2_000_000_000  # bytes of weights inside the file: protobuf ends at 2^31
+
+
+def export(
+    source: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    size: tuple[int, int] | None = None,
+    steps: Sequence[int] | None = None,
+    scheduler: str | None = None,
+    unrolled: bool = False,
+    tokenizer: str = "ids",
+    inputs: str = "plain",
+    attention: str = "ort",
+    precision: str = "fp32",
+    prediction_type: str | None = None,
+    verify: bool = True,
+    force: bool = False,
+    progress: Say = lambda line: None,
+) -> Path:
+    """Write `source`, a bundle or a checkpoint, as pipeline.onnx to the folder `dest`; on failure nothing is left.
+
+    size       (height, width) of the pictures in pixels, by default the model's own
+    steps      the numbers of inference steps to bake the sampler's table in for; by default 1, 4, 8, 20 and the model's
+    scheduler  the name of the sampler, by default the model's
+    unrolled   no loop: the rows of one number of steps, at most 8, one after another
+    tokenizer  "ids", or "op": prompts are strings, and hosts load onnxruntime-extensions
+    inputs     which inputs must be given beyond the plain ones: "plain" none, "segments" those of a run in segments,
+               "all" also tables and noise. The others have defaults; APIs for JavaScript cannot feed those that do.
+    attention  its form in the graph: "ort", "portable" or "sliced"
+    precision, prediction_type, verify  of a checkpoint, as in exporters.export
+
+    Raises what exporters.export does, and BundleError.
+    """
+    target = Path(dest).absolute()
+    for name, given, known in (
+        ("tokenizer", tokenizer, TOKENIZERS), ("inputs", inputs, INPUTS), ("attention", attention, LOWERINGS)
+    ):  # fmt: skip
+        if given not in known:
+            raise InvalidArgument(f"{name} {given!r} is unknown here; {nearest(str(given), known)}")
+    if unrolled and (steps is None or len(steps) != 1 or not 1 <= steps[0] <= UNROLLED):
+        raise InvalidArgument(f"an unrolled graph has one number of steps, from 1 to {UNROLLED}; got {steps}")
+    if size is not None:
+        check_size(size, 8)
+    check_target(target, force)
+    of_checkpoint = {"precision": precision, "prediction_type": prediction_type, "verify": verify}
+    with opened(source, revision, target, of_checkpoint, progress) as bundle, building(target) as folder:
+        manifest = bundle.manifest
+        if "text_to_image" not in manifest.tasks:
+            raise InvalidArgument(f"{bundle.root} draws from no text alone, but: {', '.join(manifest.tasks)}")
+        config = bundle.json(pipeline.SCHEDULER_CONFIG)
+        sampler = schedulers.from_config(config, scheduler or manifest.defaults.scheduler)
+        numbers = sorted(set(steps or (*STEPS, manifest.defaults.num_inference_steps)))
+        progress(f"reading {bundle.root}")
+        vocabulary = Vocabulary.read(bundle.root, manifest.tokenizer)
+        parts = read(bundle, size, vocabulary, tokenizer == "op", attention, baked(sampler, numbers))
+        model = assemble(parts, INPUTS[inputs], unrolled)
+        NameFixPass()(model)
+        record = describe(model, parts, manifest, vocabulary, sampler)
+        model.metadata_props.update(metadata(record))
+        progress(f"writing {GRAPH}")
+        save(model, folder)
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        (folder / "vocab.json").write_text(vocabulary.vocab, "utf-8")
+        (folder / "merges.txt").write_text(vocabulary.merges, "utf-8")
+        for name in hub.PAGES[1:]:
+            if (bundle.root / name).is_file():
+                shutil.copyfile(bundle.root / name, folder / name)
+        publish(folder, target)
+    progress(f"wrote {target}")
+    return target
+
+
+def check_size(size: tuple[int, int], multiple: int) -> None:
+    height, width = size
+    if min(size) <= 0 or height % multiple or width % multiple:
+        raise InvalidArgument(f"size {height}x{width}: height and width must be multiples of {multiple}")
+
+
+def check_target(target: Path, force: bool) -> None:
+    if not target.parent.is_dir():
+        raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
+    if os.path.lexists(target) and not (force and (target / RECORD).is_file()):
+        raise InvalidArgument(f"{target} exists; choose another folder, or replace such an export with --force")
+
+
+@contextmanager
+def opened(
+    source: str | os.PathLike[str], revision: str | None, target: Path, options: Mapping[str, Any], say: Say
+) -> Iterator[Bundle]:
+    """The bundle; of a checkpoint, one that is made for the time being."""
+    folder = bundle_folder(source, revision)
+    if folder is not None:
+        if options["precision"] != "fp32" or options["prediction_type"] is not None:
+            raise InvalidArgument(f"{source} is a bundle: its precision and its prediction type are what they are")
+        yield Bundle.open(folder)
+        return
+    from ..exporting import export as export_components  # needs torch
+
+    with building(target, "bundle-") as aside:
+        made = export_components(
+            source, aside / "bundle", revision=revision, attention="portable", progress=say, **options
+        )
+        yield Bundle.open(made)
+
+
+def bundle_folder(source: str | os.PathLike[str], revision: str | None) -> Path | None:
+    """None of a checkpoint."""
+    if hub.is_id(source):
+        index = "model_index.json"
+        repo = hub.open_repo(str(source), revision, index, lambda _: HubError(f"{source} has no {index}"))
+        return hub.fetch(str(source), revision) if MANIFEST in repo.names else None
+    if str(source) in pipeline.BUNDLES or (Path(source) / MANIFEST).is_file():
+        return pipeline.find(source, revision)
+    return None
+
+
+def read(
+    bundle: Bundle, size: tuple[int, int] | None, vocabulary: Vocabulary, op: bool, attention: str, tables: dict
+) -> Source:
+    """All that the graph is made of."""
+    manifest = bundle.manifest
+    factor, channels = manifest.latents["scale_factor"], manifest.latents["channels"]
+    height, width = size or (manifest.defaults.height, manifest.defaults.width)
+    check_size((height, width), math.lcm(8, factor))
+    h, w = height // factor, width // factor
+    axes = {"height": height, "width": width, "h": h, "w": w, "sequence": vocabulary.tokens}
+    return Source(
+        text_encoder=load(bundle, "text_encoder", "last_hidden_state", attention, axes),
+        unet=load(bundle, "unet", "out_sample", attention, axes),
+        decoder=load(bundle, "vae_decoder", "sample", attention, axes),
+        tables=tables,
+        preview=manifest.preview,
+        vocabulary=vocabulary,
+        op=op,
+        latent=(channels, h, w),
+        factor=factor,
+    )
+
+
+def save(model: ir.Model, folder: Path) -> None:
+    """One file, or two where the first would be larger than a file of its kind can be."""
+    weights = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    if sum(weight.nbytes for weight in weights if weight is not None) <= LARGEST:
+        ir.external_data.load_to_model(model)
+        ir.save(model, folder / GRAPH)
+    else:
+        ir.save(model, folder / GRAPH, external_data=DATA, size_threshold_bytes=1 << 17, alignment=1 << 16)
