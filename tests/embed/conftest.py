@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
+from diffrt import cli
+
 from . import hosts
 
 
 @pytest.fixture(scope="session")
-def single() -> Path:
-    """What `diffrt export emoji DEST --form single --inputs segments` writes."""
-    return Path("/tmp/embed-model")
+def single(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("single") / "model"
+    assert cli.run(["export", "emoji", str(folder), "--form", "single", "--inputs", "segments"]) == 0
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,11 @@ class Case(NamedTuple):
     negative: str = ""
 
 
-CASES = [Case("a red apple", 7), Case("A  blue HEART, it's big!", 123456789012, 8, 2.5, "a leaf"), Case("café ☕", 0, 1, 1)]
+CASES = [
+    Case("a red apple", 7),
+    Case("A  blue HEART, it's big!", 123456789012, 8, 2.5, "a leaf"),
+    Case("café ☕", 0, 1, 1),
+]
 
 
 def session(file: Path) -> onnxruntime.InferenceSession:
@@ -36,8 +40,8 @@ def session(file: Path) -> onnxruntime.InferenceSession:
 def picture(graph: onnxruntime.InferenceSession, folder: Path, case: Case) -> np.ndarray:  # [H,W,3] u8
     """By Python's ONNX Runtime and diffrt's own tokenizer, in one call."""
     facts = graph.get_modelmeta().custom_metadata_map
-    tokenizer = Tokenizer(folder, int(facts["diffrt.max_length"]), facts["diffrt.pad"])
-    latents = [int(axis) for axis in facts["diffrt.latents"].split(",")]
+    tokenizer = Tokenizer(folder, int(facts["tokens"]), "<|endoftext|>")
+    latents = [int(axis) for axis in facts["latents"].split(",")]
     feeds = {
         "input_ids": tokenizer([case.prompt]).ids,
         "negative_ids": tokenizer([case.negative]).ids,

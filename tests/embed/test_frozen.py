@@ -56,6 +56,8 @@ def test_the_packed_program_stands_alone(single, pictures, tmp_path):
     assert built.returncode == 0, built.stderr[-2000:]
     program = shutil.move(tmp_path / "frozen" / "dist" / "draw", tmp_path / "draw")
     for case in CASES:
-        done = run(program, case.prompt, tmp_path / "picture.png", *options(case), cwd=tmp_path, env={"LANG": "C.UTF-8"})
+        done = run(
+            program, case.prompt, tmp_path / "picture.png", *options(case), cwd=tmp_path, env={"LANG": "C.UTF-8"}
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert difference(tmp_path / "picture.png", pictures[case]) == 0

@@ -6,10 +6,12 @@ import random
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from diffrt.components.tokenizer import Tokenizer
+from exporters.sources.clip_tokenizer import write_tokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "embed"
 FOLDER = Path(__file__).parents[2] / "diffrt" / "bundles" / "emoji" / "tokenizer"
@@ -17,7 +19,7 @@ ENCODE = """
 import { readFileSync } from "node:fs";
 const { ClipTokenizer } = await import(process.argv[1]);
 const [vocabulary, merges] = process.argv.slice(2, 4).map((file) => readFileSync(file, "utf8"));
-const tokenizer = new ClipTokenizer(vocabulary, merges, Number(process.argv[4]), process.argv[5]);
+const tokenizer = new ClipTokenizer(vocabulary, merges, ...process.argv.slice(4, 6).map(Number));
 const rows = JSON.parse(readFileSync(0, "utf8")).map((text) => tokenizer.row(text));
 console.log(JSON.stringify(rows.map(({ ids, cut }) => [Array.from(ids, Number), cut])));
 """
@@ -63,10 +65,31 @@ ASCII = "".join(map(chr, range(1, 128)))
 ANY = ASCII + "".join(WIDE + ODD) + "<|endoftext|>"
 
 
-def expected(texts: list[str], length: int, pad: str) -> list[list]:
-    tokens = Tokenizer(FOLDER, length, pad)
-    read = [len(tokens._read(text)[1]) for text in texts]
-    return [[ids, max(0, n - length + 2)] for ids, n in zip(tokens(texts).ids.tolist(), read, strict=True)]
+class Vocabulary(NamedTuple):
+    folder: Path
+    length: int
+    pad: str
+
+    @property
+    def numbers(self) -> tuple[str, str]:
+        """The length, and the id of padding."""
+        return str(self.length), str(json.loads((self.folder / "vocab.json").read_text("utf-8"))[self.pad])
+
+    def expected(self, texts: list[str]) -> list[list]:
+        tokens = Tokenizer(*self)
+        read = [len(tokens._read(text)[1]) for text in texts]
+        return [[ids, max(0, n - self.length + 2)] for ids, n in zip(tokens(texts).ids.tolist(), read, strict=True)]
+
+
+@pytest.fixture(scope="module", params=["default", "sd1", "sd2"])
+def vocabulary(request, tmp_path_factory):
+    """The default model's, and CLIP's as Stable Diffusion 1 and 2 use it."""
+    if request.param == "default":
+        return Vocabulary(FOLDER, 32, "<|endoftext|>")
+    pad = "<|endoftext|>" if request.param == "sd1" else "!"
+    folder = tmp_path_factory.mktemp(request.param) / "tokenizer"
+    write_tokenizer(folder, pad)
+    return Vocabulary(folder, 77, pad)
 
 
 HARNESS = r"""
@@ -77,7 +100,7 @@ int main(int, char** arguments) {
     Clip clip;
     int length = atoi(arguments[2]);
     int64_t* ids = malloc(length * sizeof *ids);
-    if (!setlocale(LC_CTYPE, "C.UTF-8") || !clip_load(&clip, arguments[1], arguments[3])) return 1;
+    if (!setlocale(LC_CTYPE, "C.UTF-8") || !clip_load(&clip, arguments[1], atoi(arguments[3]))) return 1;
     fread(text, 1, sizeof text - 1, stdin);
     while (memcmp(end, "\xff", 2)) {  // texts end with a zero, the last one is \xff
         printf("%d", clip_encode(&clip, end, ids, length));
@@ -101,41 +124,39 @@ def c_program(tmp_path_factory):
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
-@pytest.mark.parametrize(("length", "pad"), [(32, "<|endoftext|>"), (77, "!")])
-def test_c(c_program, length, pad):
+def test_c(c_program, vocabulary):
     texts = PLAIN + WIDE + random_texts(ASCII)
     data = b"".join(text.encode() + b"\0" for text in texts) + b"\xff\0"
-    command = [c_program, FOLDER / "merges.txt", str(length), pad]
+    command = [c_program, vocabulary.folder / "merges.txt", *vocabulary.numbers]
     done = subprocess.run(command, input=data, capture_output=True, timeout=60, check=True)
     rows = [[int(number) for number in line.split()] for line in done.stdout.decode().splitlines()]
-    for text, (cut, *ids), want in zip(texts, rows, expected(texts, length, pad), strict=True):
+    for text, (cut, *ids), want in zip(texts, rows, vocabulary.expected(texts), strict=True):
         assert [ids, cut] == want, repr(text)
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 def test_c_says_what_is_not_utf8(c_program):
-    command = [c_program, FOLDER / "merges.txt", "32", "!"]
+    command = [c_program, FOLDER / "merges.txt", "32", "0"]
     done = subprocess.run(command, input=b"caf\xe9\0\xff\0", capture_output=True, timeout=60, check=True)
     assert done.stdout.startswith(b"-1 ")
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
-@pytest.mark.parametrize(("length", "pad"), [(32, "<|endoftext|>"), (77, "!")])
-def test_javascript(length, pad):
+def test_javascript(vocabulary):
     texts = PLAIN + WIDE + ODD + random_texts(ASCII) + random_texts(ANY)
-    files = [FOLDER / "vocab.json", FOLDER / "merges.txt"]
-    command = ["node", "--input-type=module", "-e", ENCODE, EXAMPLES / "js" / "clip_bpe.mjs", *files, str(length), pad]
+    files = [vocabulary.folder / name for name in ("vocab.json", "merges.txt")]
+    script = EXAMPLES / "js" / "clip_bpe.mjs"
+    command = ["node", "--input-type=module", "-e", ENCODE, script, *files, *vocabulary.numbers]
     done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, timeout=60, check=True)
-    for text, got, want in zip(texts, json.loads(done.stdout), expected(texts, length, pad), strict=True):
+    for text, got, want in zip(texts, json.loads(done.stdout), vocabulary.expected(texts), strict=True):
         assert got == want, repr(text)
 
 
-@pytest.mark.parametrize(("length", "pad"), [(32, "<|endoftext|>"), (77, "!")])
-def test_python(length, pad):
+def test_python(vocabulary):
     file = importlib.util.spec_from_file_location("clip_bpe", EXAMPLES / "frozen" / "clip_bpe.py")
     module = importlib.util.module_from_spec(file)
     file.loader.exec_module(module)
-    tokenizer = module.ClipTokenizer(FOLDER, length, pad)
+    tokenizer = module.ClipTokenizer(vocabulary.folder, *map(int, vocabulary.numbers))
     texts = PLAIN + WIDE + ODD + random_texts(ASCII) + random_texts(ANY)
-    for text, want in zip(texts, expected(texts, length, pad), strict=True):
+    for text, want in zip(texts, vocabulary.expected(texts), strict=True):
         assert list(tokenizer.row(text)) == want, repr(text)

@@ -17,7 +17,7 @@ typedef struct {
     int count;
     char letter[256][3];  // a byte as one visible character: itself where it prints, else the next one from U+0100 on
     int order[256];       // and its id
-    const char* special[3];  // start, end, padding: one token each wherever they occur
+    char special[3][32];  // start, end, padding: one token each wherever they occur
     int special_id[3];
 } Clip;
 typedef struct { const char* text; int length, id; } ClipSymbol;
@@ -25,16 +25,17 @@ typedef struct { const Clip* clip; int64_t* ids; int room, count; } ClipRow;
 
 static int clip_compare(const void* a, const void* b) { return strcmp(((const ClipMerge*)a)->pair, ((const ClipMerge*)b)->pair); }
 
-// False where merges.txt cannot be read. The padding token is the end token or, in Stable Diffusion 2, "!".
-static int clip_load(Clip* clip, const char* merges_txt, const char* pad) {
+// False where merges.txt cannot be read. The id that fills a row up is the end token's or, in Stable Diffusion 2, that of "!".
+static int clip_load(Clip* clip, const char* merges_txt, int pad) {
     FILE* file = fopen(merges_txt, "r");
     char line[1024];
+    int room = 0;
     if (!file) return 0;
-    *clip = (Clip){.special = {"<|startoftext|>", "<|endoftext|>", pad}};
+    *clip = (Clip){.special = {"<|startoftext|>", "<|endoftext|>", "<|endoftext|>"}};
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\r\n")] = 0;
         if (!line[0] || !strncmp(line, "#version", 8)) continue;
-        clip->merges = realloc(clip->merges, (clip->count + 1) * sizeof *clip->merges);
+        if (clip->count == room) clip->merges = realloc(clip->merges, (room = 2 * room + 1) * sizeof *clip->merges);
         clip->merges[clip->count] = (ClipMerge){strdup(line), clip->count};
         clip->count++;
     }
@@ -46,10 +47,9 @@ static int clip_load(Clip* clip, const char* merges_txt, const char* pad) {
         if (point < 128) clip->letter[byte][0] = (char)point;
         else clip->letter[byte][0] = (char)(0xC0 | point >> 6), clip->letter[byte][1] = (char)(0x80 | (point & 63));
     }
-    for (int i = 0; i < 3; i++) {
-        int end = !strcmp(clip->special[i], clip->special[1]);
-        clip->special_id[i] = i == 0 ? 512 + clip->count : end ? 513 + clip->count : clip->order[(unsigned char)pad[0]];
-    }
+    for (int i = 0; i < 3; i++) clip->special_id[i] = (int[]){512 + clip->count, 513 + clip->count, pad}[i];
+    for (int byte = 0; byte < 128; byte++)
+        if (clip->order[byte] == pad) memcpy(clip->special[2], (char[]){(char)byte, 0}, 2);
     return clip->count > 0;
 }
 

@@ -95,18 +95,23 @@ int main(int count, char** arguments) {
     check(ort->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "generate", &env), "starting ONNX Runtime");
     check(ort->CreateSessionOptions(&options), "starting ONNX Runtime");
     check(ort->CreateSession(env, path, options, &session), "the model is missing, damaged or newer than this ONNX Runtime");
-    char *baked = fact(session, "diffrt.steps"), *latents = fact(session, "diffrt.latents");
-    if (!baked || !latents) fail("%s is no single graph of diffrt: write one with diffrt export SOURCE DEST --form single", path);
+    char *generator = fact(session, "generator"), *task = fact(session, "task"), *form = fact(session, "tokenizer");
+    if (!generator || strncmp(generator, "diffrt ", 7) || !task || !form)
+        fail("%s is no single graph of diffrt: write one with diffrt export SOURCE DEST --form single", path);
+    if (strcmp(task, "text_to_image") || strcmp(form, "ids"))
+        fail("the file is for %s from %s, this program for text_to_image from ids", task, form);
+    char *baked = fact(session, "steps"), *latents = fact(session, "latents");
 
-    int64_t steps = (int64_t)number("the step count", count > 5 ? arguments[5] : fact(session, "diffrt.num_inference_steps"));
-    float guidance = (float)number("the guidance", count > 6 ? arguments[6] : fact(session, "diffrt.guidance_scale"));
+    int64_t steps = (int64_t)number("the step count", count > 5 ? arguments[5] : fact(session, "default_steps"));
+    float guidance = (float)number("the guidance", count > 6 ? arguments[6] : fact(session, "default_guidance"));
     if (!listed(baked, steps)) fail("%lld steps are not in this file: give one of %s", (long long)steps, baked);
 
     Clip clip;
     char merges[4096];
-    int length = atoi(fact(session, "diffrt.max_length")), folder = (int)(strrchr(path, '/') ? strrchr(path, '/') - path + 1 : 0);
+    int length = atoi(fact(session, "tokens")), folder = (int)(strrchr(path, '/') ? strrchr(path, '/') - path + 1 : 0);
     snprintf(merges, sizeof merges, "%.*smerges.txt", folder, path);
-    if (!clip_load(&clip, merges, fact(session, "diffrt.pad"))) fail("%s is missing or empty: it lies beside the model", merges);
+    if (!clip_load(&clip, merges, atoi(fact(session, "pad_token")))) fail("%s is missing or empty: it lies beside the model", merges);
+    if (clip.special_id[0] != atoi(fact(session, "start_token"))) fail("%s is not this model's: take the one beside it", merges);
     int64_t *ids = encode(&clip, "prompt", prompt, length);
     int64_t *negative = encode(&clip, "negative prompt", count > 7 ? arguments[7] : "", length);
     clip_free(&clip);

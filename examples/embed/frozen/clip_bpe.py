@@ -37,22 +37,23 @@ def byte_letters() -> list[str]:
 
 
 class ClipTokenizer:
-    def __init__(self, folder: Path, max_length: int, pad: str) -> None:
-        """Reads vocab.json and merges.txt."""
+    def __init__(self, folder: Path, length: int, pad: int) -> None:
+        """Reads vocab.json and merges.txt. `pad` is the id that fills a row up."""
         self.ids = json.loads((folder / "vocab.json").read_text("utf-8"))
         lines = (folder / "merges.txt").read_text("utf-8").split("\n")
         merges = (line for line in lines if line and not line.startswith("#version"))
         self.ranks = {tuple(line.split(" ")): rank for rank, line in enumerate(merges)}
-        self.letters, self.max_length, self.pad = byte_letters(), max_length, pad
-        self.special = re.compile("(" + "|".join(map(re.escape, dict.fromkeys((START, END, pad)))) + ")")
+        self.letters, self.length, self.pad = byte_letters(), length, pad
+        padding = next(token for token, i in self.ids.items() if i == pad)
+        self.special = re.compile("(" + "|".join(map(re.escape, (START, END, padding))) + ")")
 
     def row(self, text: str) -> tuple[list[int], int]:
         """Start, as many tokens as fit, end, padding; and how many tokens did not fit."""
         parts = self.special.split(text)  # every second one is special
         tokens = [i for n, part in enumerate(parts) for i in ([self.ids[part]] if n % 2 else self.plain(part))]
-        room = self.max_length - 2
+        room = self.length - 2
         row = [self.ids[START], *tokens[:room], self.ids[END]]
-        return row + [self.ids[self.pad]] * (self.max_length - len(row)), max(0, len(tokens) - room)
+        return row + [self.pad] * (self.length - len(row)), max(0, len(tokens) - room)
 
     def plain(self, text: str) -> list[int]:
         lower = "".join(letter.lower() for letter in unicodedata.normalize("NFC", text))  # no closing sigma

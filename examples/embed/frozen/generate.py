@@ -37,17 +37,20 @@ def load(folder: Path) -> onnxruntime.InferenceSession:
         session = onnxruntime.InferenceSession(folder / "pipeline.onnx", options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own kinds have no common parent
         raise Failure(f"{folder / 'pipeline.onnx'} is damaged, or newer than this ONNX Runtime: {error}") from None
-    if "diffrt.steps" not in session.get_modelmeta().custom_metadata_map:
+    facts = session.get_modelmeta().custom_metadata_map
+    if not facts.get("generator", "").startswith("diffrt "):
         raise Failure(f"{folder / 'pipeline.onnx'} is no single graph of diffrt: {FIX}")
+    if (facts["task"], facts["tokenizer"]) != ("text_to_image", "ids"):
+        raise Failure(f"the file is for {facts['task']} from {facts['tokenizer']}: this is for text_to_image from ids")
     return session
 
 
 def draw(session: onnxruntime.InferenceSession, folder: Path, args: argparse.Namespace) -> np.ndarray:  # [H,W,3] u8
     facts = session.get_modelmeta().custom_metadata_map
-    steps = facts["diffrt.num_inference_steps"] if args.steps is None else args.steps
-    if str(steps) not in facts["diffrt.steps"].split(","):
-        raise Failure(f"{steps} steps are not in this file: give one of {facts['diffrt.steps']}")
-    tokenizer = ClipTokenizer(folder, int(facts["diffrt.max_length"]), facts["diffrt.pad"])
+    steps = facts["default_steps"] if args.steps is None else args.steps
+    if str(steps) not in facts["steps"].split(","):
+        raise Failure(f"{steps} steps are not in this file: give one of {facts['steps']}")
+    tokenizer = ClipTokenizer(folder, int(facts["tokens"]), int(facts["pad_token"]))
     (ids, cut), (negative, _) = tokenizer.row(args.prompt), tokenizer.row(args.negative)
     if cut:
         print(f"note: the last {cut} tokens of the prompt do not fit and are left out", file=sys.stderr)
@@ -55,11 +58,11 @@ def draw(session: onnxruntime.InferenceSession, folder: Path, args: argparse.Nam
         "input_ids": np.array([ids]),
         "negative_ids": np.array([negative]),
         "seed": np.array([args.seed]),
-        "guidance_scale": np.array(facts["diffrt.guidance_scale"] if args.guidance is None else args.guidance, "f4"),
+        "guidance_scale": np.array(facts["default_guidance"] if args.guidance is None else args.guidance, "f4"),
         "num_inference_steps": np.array(int(steps)),
     }
     if any(given.name == "start" for given in session.get_inputs()):  # exported with --inputs segments: all in one
-        latents = map(int, facts["diffrt.latents"].split(","))
+        latents = map(int, facts["latents"].split(","))
         feeds |= {"start": np.array(0), "count": np.array(2**62), "slots_before": np.zeros((1, 1, *latents), "f4")}
     return session.run(["images"], feeds)[0][0]
 

@@ -13,24 +13,24 @@ function byteCharacters() {
 }
 
 export class ClipTokenizer {
-  /** The texts of vocab.json and merges.txt, how many ids a row has, and the token that fills it up. */
-  constructor(vocabulary, merges, maxLength, pad = END) {
-    this.ids = new Map(Object.entries(JSON.parse(vocabulary)));
+  /** The texts of vocab.json and merges.txt, how many ids a row has, and the id that fills it up. */
+  constructor(vocabulary, merges, length, pad) {
+    const entries = Object.entries(JSON.parse(vocabulary));
+    this.ids = new Map(entries);
     const lines = merges.split("\n").filter((line) => line.trim() && !line.startsWith("#version"));
     this.ranks = new Map(lines.map((line, rank) => [line.trim(), rank]));
-    this.maxLength = maxLength;
-    this.bytes = byteCharacters();
-    [this.start, this.end, this.pad] = [START, END, pad].map((token) => this.ids.get(token));
-    if ([this.start, this.end, this.pad].includes(undefined)) throw new Error("vocab.json is not CLIP's");
-    const escaped = [START, END, pad].map((token) => token.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&"));
+    const padding = entries.find(([, id]) => id === pad)?.[0]; // one token wherever it occurs, as start and end are
+    Object.assign(this, { length, pad, start: this.ids.get(START), end: this.ids.get(END), bytes: byteCharacters() });
+    if (this.start === undefined || this.end === undefined || !padding) throw new Error("vocab.json is not this model's");
+    const escaped = [START, END, padding].map((token) => token.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&"));
     this.special = new RegExp(`(${escaped.join("|")})`, "u");
   }
 
   /** One row: start, as many tokens as fit, end, padding; and how many tokens did not fit. */
   row(text) {
-    const tokens = this.tokens(text), room = this.maxLength - 2;
+    const tokens = this.tokens(text), room = this.length - 2;
     const ids = [this.start, ...tokens.slice(0, room), this.end];
-    while (ids.length < this.maxLength) ids.push(this.pad);
+    while (ids.length < this.length) ids.push(this.pad);
     return { ids: BigInt64Array.from(ids, BigInt), cut: Math.max(0, tokens.length - room) };
   }
 

@@ -12,7 +12,9 @@ export class Pipeline {
     } catch (error) {
       throw new Error(`pipeline.onnx is damaged, or no ONNX file (${error.message}): ${FIX}`);
     }
-    if (!("diffrt.steps" in facts)) throw new Error(`this ONNX file is no single graph of diffrt: ${FIX}`);
+    if (!facts.generator?.startsWith("diffrt ")) throw new Error(`this ONNX file is no single graph of diffrt: ${FIX}`);
+    if (facts.task !== "text_to_image" || facts.tokenizer !== "ids")
+      throw new Error(`the file is for ${facts.task} from ${facts.tokenizer}, this program for text_to_image from ids`);
     const [vocabulary, merges] = [await textOf("vocab.json"), await textOf("merges.txt")];
     try {
       session = await ort.InferenceSession.create(bytes, { logSeverityLevel: 3 }); // 3: errors, no hints on optimization
@@ -25,10 +27,10 @@ export class Pipeline {
   constructor(ort, session, facts, vocabulary, merges) {
     const list = (key) => facts[key].split(",").map(Number);
     Object.assign(this, { ort, session });
-    this.tokenizer = new ClipTokenizer(vocabulary, merges, Number(facts["diffrt.max_length"]), facts["diffrt.pad"]);
-    this.steps = list("diffrt.steps"); // what can be asked for
-    this.evaluations = list("diffrt.evaluations"); // how often the model is asked then
-    this.defaults = { steps: Number(facts["diffrt.num_inference_steps"]), guidance: Number(facts["diffrt.guidance_scale"]) };
+    this.tokenizer = new ClipTokenizer(vocabulary, merges, Number(facts.tokens), Number(facts.pad_token));
+    this.steps = list("steps"); // what can be asked for
+    this.evaluations = list("evaluations"); // how often the model is asked then
+    this.defaults = { steps: Number(facts.default_steps), guidance: Number(facts.default_guidance) };
   }
 
   /** One picture, a step at a time: yields { done, of, pixels, width, height, cut }: previews, then the picture. */
