@@ -57,7 +57,7 @@ def picture(graph: onnxruntime.InferenceSession, folder: Path, case: Case) -> np
 
 def run(*command: object, **options) -> subprocess.CompletedProcess:
     text = [str(part) for part in command]
-    return subprocess.run(text, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(text, capture_output=True, text=True, timeout=600, **options)
 
 
 def difference(file: Path, expected: np.ndarray) -> int:

@@ -1,4 +1,7 @@
-"""Records docs/browser.webp, the page after it has drawn: python -m tests.embed.screenshot SITE, which browser/site.mjs makes."""
+"""Records docs/browser.webp, the page after it has drawn. SITE is what browser/site.mjs makes.
+
+python -m tests.embed.screenshot SITE
+"""
 
 import io
 import sys

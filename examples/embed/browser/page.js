@@ -5,9 +5,10 @@ import { Pipeline } from "./pipeline.mjs";
 const EXAMPLES = ["a red apple", "a cat", "a blue heart", "a rocket", "a slice of pizza", "a yellow flower"];
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const canvas = at.picture.getContext("2d");
-let pipeline, stop;
+let pipeline;
+let stop; // false while it draws, true where it is to stop
 
-ort.env.wasm.proxy = true; // in a worker: the page stays responsive. Threads are used where the server isolates the page.
+ort.env.wasm.proxy = true; // in a worker, so that the page stays responsive; with threads where the page is isolated
 
 function say(text, bad = false) {
   at.status.textContent = text;
@@ -16,8 +17,10 @@ function say(text, bad = false) {
 
 async function download(url) {
   const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url} is not there (${response.status}): put what diffrt export --form single wrote into model/`);
-  const size = Number(response.headers.get("Content-Length")), parts = [];
+  if (!response.ok)
+    throw new Error(`${url} is not there (${response.status}): put what diffrt export --form single wrote into model/`);
+  const size = Number(response.headers.get("Content-Length"));
+  const parts = [];
   let got = 0;
   for await (const part of chunks(response.body.getReader())) {
     parts.push(part);
@@ -47,8 +50,11 @@ async function load() {
 async function draw() {
   const began = performance.now();
   const settings = {
-    prompt: at.prompt.value, negative: at.negative.value, seed: Number(at.seed.value),
-    steps: Number(at.steps.value), guidance: Number(at.guidance.value),
+    prompt: at.prompt.value,
+    negative: at.negative.value,
+    seed: Number(at.seed.value),
+    steps: Number(at.steps.value),
+    guidance: Number(at.guidance.value),
   };
   stop = false;
   at.draw.textContent = "Stop";
@@ -73,7 +79,8 @@ async function draw() {
 
 function show(rgb, width, height) {
   const image = new ImageData(width, height);
-  for (let from = 0, to = 0; from < rgb.length; to += 4) image.data.set([rgb[from++], rgb[from++], rgb[from++], 255], to);
+  for (let from = 0, to = 0; from < rgb.length; to += 4)
+    image.data.set([rgb[from++], rgb[from++], rgb[from++], 255], to);
   [at.picture.width, at.picture.height] = [width, height];
   canvas.putImageData(image, 0, 0);
 }
@@ -90,13 +97,16 @@ function keep({ prompt, seed }) {
 }
 
 const failed = (error) => say(error.message, true);
-at.examples.append(...EXAMPLES.map((text) => Object.assign(document.createElement("button"), { type: "button", textContent: text })));
-at.examples.onclick = ({ target }) => target.type === "button" && ((at.prompt.value = target.textContent), at.form.requestSubmit());
+at.examples.append(
+  ...EXAMPLES.map((text) => Object.assign(document.createElement("button"), { type: "button", textContent: text })),
+);
+at.examples.onclick = ({ target }) =>
+  target.type === "button" && ((at.prompt.value = target.textContent), at.form.requestSubmit());
 at.guidance.oninput = () => (at.strength.value = at.guidance.value);
 at.dice.onclick = () => (at.seed.value = Math.floor(Math.random() * 10000));
 at.form.onsubmit = (event) => {
   event.preventDefault();
-  if (stop === false) stop = true; // it is drawing
+  if (stop === false) stop = true;
   else if (pipeline) draw().catch(failed);
 };
 load().catch(failed);

@@ -7,7 +7,8 @@ import { copyFileSync, existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 
 const [model, site = "site"] = process.argv.slice(2);
-const here = import.meta.dirname, runtime = join(here, "node_modules", "onnxruntime-web", "dist");
+const here = import.meta.dirname;
+const runtime = join(here, "node_modules", "onnxruntime-web", "dist");
 const FILES = [
   [here, "", ["index.html", "page.css", "page.js"]],
   [join(here, "..", "js"), "", ["clip_bpe.mjs", "pipeline.mjs"]],
@@ -22,7 +23,9 @@ for (const [folder, place, names] of FILES) {
   mkdirSync(join(site, place), { recursive: true });
   for (const name of names) {
     if (!existsSync(join(folder, name))) {
-      console.error(`site: ${join(folder, name)} is missing: ${folder === runtime ? "run npm install here first" : "is it DEST?"}`);
+      console.error(
+        `site: ${join(folder, name)} is missing: ${folder === runtime ? "run npm install here first" : "is it DEST?"}`,
+      );
       process.exit(2);
     }
     copyFileSync(join(folder, name), join(site, place, name));

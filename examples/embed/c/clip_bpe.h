@@ -1,8 +1,9 @@
 // CLIP's tokenizer in plain C: lower-cased UTF-8 text to the ids that a Stable Diffusion text encoder takes.
 //
-// It reads merges.txt alone, for ids follow from it: the 256 bytes, the 256 bytes that end a word, one id per merge, start, end.
-// Limits: what is a capital, a letter or a space outside ASCII is the C library's word (call setlocale(LC_CTYPE, "C.UTF-8") first),
-// such digits count as letters, and accents must be composed: e + U+0301 is not the same as U+00E9 here (no NFC).
+// It reads merges.txt alone, for ids follow from it: the 256 bytes, the 256 bytes that end a word, one id per merge,
+// start, end. Limits: what is a capital, a letter or a space outside ASCII is the C library's word (call
+// setlocale(LC_CTYPE, "C.UTF-8") first), such digits count as letters, and accents must be composed: e + U+0301 is not
+// the same as U+00E9 here (no NFC).
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,10 @@
 #include <wchar.h>
 #include <wctype.h>
 
-typedef struct { char* pair; int rank; } ClipMerge;
+typedef struct {
+    char* pair;
+    int rank;
+} ClipMerge;
 typedef struct {
     ClipMerge* merges;  // "left right", sorted
     int count;
@@ -20,12 +24,22 @@ typedef struct {
     char special[3][32];  // start, end, padding: one token each wherever they occur
     int special_id[3];
 } Clip;
-typedef struct { const char* text; int length, id; } ClipSymbol;
-typedef struct { const Clip* clip; int64_t* ids; int room, count; } ClipRow;
+typedef struct {
+    const char* text;
+    int length, id;
+} ClipSymbol;
+typedef struct {
+    const Clip* clip;
+    int64_t* ids;
+    int room, count;
+} ClipRow;
 
-static int clip_compare(const void* a, const void* b) { return strcmp(((const ClipMerge*)a)->pair, ((const ClipMerge*)b)->pair); }
+static int clip_compare(const void* a, const void* b) {
+    return strcmp(((const ClipMerge*)a)->pair, ((const ClipMerge*)b)->pair);
+}
 
-// False where merges.txt cannot be read. The id that fills a row up is the end token's or, in Stable Diffusion 2, that of "!".
+// False where merges.txt cannot be read. The id that fills a row up is the end token's or, in Stable Diffusion 2, that
+// of "!".
 static int clip_load(Clip* clip, const char* merges_txt, int pad) {
     FILE* file = fopen(merges_txt, "r");
     char line[1024];
@@ -98,7 +112,8 @@ static void clip_word(ClipRow* row, const char* word, int length) {
 }
 
 static char clip_kind(wint_t c) {
-    if (c < 128 ? c == ' ' || (c > 8 && c < 14) : iswspace(c) || c == 0x85 || c == 0xA0 || c == 0x2007 || c == 0x202F) return ' ';
+    if (c < 128 ? c == ' ' || (c > 8 && c < 14) : iswspace(c) || c == 0x85 || c == 0xA0 || c == 0x2007 || c == 0x202F)
+        return ' ';
     return c >= '0' && c <= '9' ? '0' : iswalpha(c) ? 'a' : '!';
 }
 
@@ -108,7 +123,8 @@ static int clip_special(const Clip* clip, const char* at) {
     return -1;
 }
 
-// `length` ids: start, as many tokens as fit, end, padding. Returns how many tokens did not fit, or -1 where the text is not UTF-8.
+// `length` ids: start, as many tokens as fit, end, padding. Returns how many tokens did not fit, or -1 where the text
+// is not UTF-8.
 static int clip_encode(const Clip* clip, const char* text, int64_t* ids, int length) {
     static const char* const contractions[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
     ClipRow row = {clip, ids, length - 2, 0};
@@ -137,7 +153,10 @@ static int clip_encode(const Clip* clip, const char* text, int64_t* ids, int len
         for (char kind = 0; !size || (kind != '0' && kind != ' ' && *at && clip_special(clip, at) < 0);) {
             wchar_t c;
             int bytes = mbtowc(&c, at, 4);
-            if (bytes < 1) { free(word); return -1; }
+            if (bytes < 1) {
+                free(word);
+                return -1;
+            }
             char here = clip_kind((wint_t)towlower((wint_t)c));
             if (size && here != kind) break;
             kind = here, at += bytes;

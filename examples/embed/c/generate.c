@@ -4,7 +4,8 @@
 //     ./generate DEST/pipeline.onnx "a red apple" apple.png
 //     ./generate DEST/pipeline.onnx "a red apple" apple.png SEED STEPS GUIDANCE "what to keep out"
 //
-// All that diffusion needs besides is in the graph: noise from the seed, the scheduler's table, guidance, loop and decoder.
+// All that diffusion needs besides is in the graph: noise from the seed, the scheduler's table, guidance, loop and
+// decoder.
 #include <inttypes.h>
 #include <locale.h>
 #include <onnxruntime_c_api.h>
@@ -82,19 +83,22 @@ static int listed(const char* list, int64_t number) {
 }
 
 int main(int count, char** arguments) {
-    if (count < 4 || count > 8) fail("usage: generate PIPELINE.onnx PROMPT OUTPUT.png [SEED [STEPS [GUIDANCE [NEGATIVE]]]]");
+    if (count < 4 || count > 8)
+        fail("usage: generate PIPELINE.onnx PROMPT OUTPUT.png [SEED [STEPS [GUIDANCE [NEGATIVE]]]]");
     const char *path = arguments[1], *prompt = arguments[2], *output = arguments[3];
     int64_t seed = count > 4 ? (int64_t)number("the seed", arguments[4]) : 0, start = 0, evaluations = INT64_MAX;
     setlocale(LC_CTYPE, "C.UTF-8");  // for letters beyond ASCII
     ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
-    if (!ort) fail("ONNX Runtime %s is too old: give one from 1.%d on", OrtGetApiBase()->GetVersionString(), ORT_API_VERSION);
+    if (!ort)
+        fail("ONNX Runtime %s is too old: give one from 1.%d on", OrtGetApiBase()->GetVersionString(), ORT_API_VERSION);
 
     OrtEnv* env;
     OrtSessionOptions* options;
     OrtSession* session;
     check(ort->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "generate", &env), "starting ONNX Runtime");
     check(ort->CreateSessionOptions(&options), "starting ONNX Runtime");
-    check(ort->CreateSession(env, path, options, &session), "the model is missing, damaged or newer than this ONNX Runtime");
+    check(ort->CreateSession(env, path, options, &session),
+          "the model is missing, damaged or newer than this ONNX Runtime");
     char *generator = fact(session, "generator"), *task = fact(session, "task"), *form = fact(session, "tokenizer");
     if (!generator || strncmp(generator, "diffrt ", 7) || !task || !form)
         fail("%s is no single graph of diffrt: write one with diffrt export SOURCE DEST --form single", path);
@@ -110,25 +114,36 @@ int main(int count, char** arguments) {
     char merges[4096];
     int length = atoi(fact(session, "tokens")), folder = (int)(strrchr(path, '/') ? strrchr(path, '/') - path + 1 : 0);
     snprintf(merges, sizeof merges, "%.*smerges.txt", folder, path);
-    if (!clip_load(&clip, merges, atoi(fact(session, "pad_token")))) fail("%s is missing or empty: it lies beside the model", merges);
-    if (clip.special_id[0] != atoi(fact(session, "start_token"))) fail("%s is not this model's: take the one beside it", merges);
-    int64_t *ids = encode(&clip, "prompt", prompt, length);
-    int64_t *negative = encode(&clip, "negative prompt", count > 7 ? arguments[7] : "", length);
+    if (!clip_load(&clip, merges, atoi(fact(session, "pad_token"))))
+        fail("%s is missing or empty: it lies beside the model", merges);
+    if (clip.special_id[0] != atoi(fact(session, "start_token")))
+        fail("%s is not this model's: take the one beside it", merges);
+    int64_t* ids = encode(&clip, "prompt", prompt, length);
+    int64_t* negative = encode(&clip, "negative prompt", count > 7 ? arguments[7] : "", length);
     clip_free(&clip);
 
-    // The whole run in one call. In segments, start goes on from 0 by count, and slots_before is what the last call gave as slots.
+    // The whole run in one call. In segments, start goes on from 0 by count, and slots_before is what the last call
+    // gave as slots.
     int64_t c, h, w;
-    if (sscanf(latents, "%" SCNd64 ",%" SCNd64 ",%" SCNd64, &c, &h, &w) != 3) fail("%s names latents of %s", path, latents);
+    if (sscanf(latents, "%" SCNd64 ",%" SCNd64 ",%" SCNd64, &c, &h, &w) != 3)
+        fail("%s names latents of %s", path, latents);
     int64_t state[] = {1, 1, c, h, w};
     float* nothing = calloc(c * h * w, sizeof *nothing);
-    const char* names[] = {"input_ids", "negative_ids", "seed", "guidance_scale", "num_inference_steps", "start", "count", "slots_before"};
-    OrtValue *inputs[] = {
-        whole(ids, length, 2), whole(negative, length, 2), whole(&seed, 1, 1),
-        tensor(&guidance, sizeof guidance, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, NULL, 0), whole(&steps, 1, 0), whole(&start, 1, 0),
-        whole(&evaluations, 1, 0), tensor(nothing, c * h * w * sizeof *nothing, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, state, 5),
+    const char* names[] = {"input_ids",           "negative_ids", "seed",  "guidance_scale",
+                           "num_inference_steps", "start",        "count", "slots_before"};
+    OrtValue* inputs[] = {
+        whole(ids, length, 2),
+        whole(negative, length, 2),
+        whole(&seed, 1, 1),
+        tensor(&guidance, sizeof guidance, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, NULL, 0),
+        whole(&steps, 1, 0),
+        whole(&start, 1, 0),
+        whole(&evaluations, 1, 0),
+        tensor(nothing, c * h * w * sizeof *nothing, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, state, 5),
     };
     OrtValue* images = NULL;
-    check(ort->Run(session, NULL, names, (const OrtValue* const*)inputs, 8, (const char*[]){"images"}, 1, &images), "drawing");
+    check(ort->Run(session, NULL, names, (const OrtValue* const*)inputs, 8, (const char*[]){"images"}, 1, &images),
+          "drawing");
 
     OrtTensorTypeAndShapeInfo* info;
     int64_t shape[4];  // [1,H,W,3] u8

@@ -30,7 +30,7 @@ static int png_write(const char* path, const uint8_t* rgb, uint32_t width, uint3
     if (!file) return 0;
     uint8_t header[13] = {0}, *row, *at;
     memcpy(png_u32(png_u32(header, width), height), "\x08\x02", 2);  // 8 bits, RGB
-    uint32_t a = 1, b = 0, stride = 3 * width + 1;                  // each row begins with its filter: 0, none
+    uint32_t a = 1, b = 0, stride = 3 * width + 1;                   // each row begins with its filter: 0, none
     uint8_t* data = malloc(6 + (size_t)height * (stride + 5));
     memcpy(at = data, "\x78\x01", 2), at += 2;
     for (uint32_t y = 0; y < height; y++, at += stride) {  // a stored block for each row, which holds up to 65535 bytes

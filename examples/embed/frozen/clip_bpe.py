@@ -3,6 +3,7 @@
 import json
 import re
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -63,7 +64,7 @@ class ClipTokenizer:
         """A word's bytes, the pair of lowest rank joined over and over."""
         symbols = [self.letters[byte] for byte in word.encode()]
         symbols[-1] += "</w>"
-        while ranked := [(self.ranks[p], i) for i, p in enumerate(zip(symbols, symbols[1:])) if p in self.ranks]:
+        while ranked := [(self.ranks[p], i) for i, p in enumerate(pairwise(symbols)) if p in self.ranks]:
             _, at = min(ranked)
             symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
         return symbols

@@ -51,6 +51,8 @@ def draw(session: onnxruntime.InferenceSession, folder: Path, args: argparse.Nam
     if str(steps) not in facts["steps"].split(","):
         raise Failure(f"{steps} steps are not in this file: give one of {facts['steps']}")
     tokenizer = ClipTokenizer(folder, int(facts["tokens"]), int(facts["pad_token"]))
+    if tokenizer.ids["<|startoftext|>"] != int(facts["start_token"]):
+        raise Failure(f"{folder / 'vocab.json'} is not this model's: take the one beside it")
     (ids, cut), (negative, _) = tokenizer.row(args.prompt), tokenizer.row(args.negative)
     if cut:
         print(f"note: the last {cut} tokens of the prompt do not fit and are left out", file=sys.stderr)

@@ -1,9 +1,10 @@
-// CLIP's tokenizer: lower-cased text to the ids that a Stable Diffusion text encoder takes. No dependencies; browser and Node.js.
+// CLIP's tokenizer: lower-cased text to the ids that a Stable Diffusion text encoder takes. For browsers and Node.js.
 
 const [START, END] = ["<|startoftext|>", "<|endoftext|>"];
-// special tokens in the wrong case, which are three words then, English contractions, words, digits, runs of anything else
+// special tokens in the wrong case (three words then), English contractions, words, digits, runs of anything else
 const WORDS = /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\t-\r\x85\p{Z}\p{L}\p{N}]+/gu;
-const apart = (word) => (word === START || word === END ? [word.slice(0, 2), word.slice(2, -2), word.slice(-2)] : [word]);
+const apart = (word) =>
+  word === START || word === END ? [word.slice(0, 2), word.slice(2, -2), word.slice(-2)] : [word];
 
 /** Each of the 256 bytes as one visible character: itself where it prints, else the next one from U+0100 on. */
 function byteCharacters() {
@@ -21,14 +22,15 @@ export class ClipTokenizer {
     this.ranks = new Map(lines.map((line, rank) => [line.trim(), rank]));
     const padding = entries.find(([, id]) => id === pad)?.[0]; // one token wherever it occurs, as start and end are
     Object.assign(this, { length, pad, start: this.ids.get(START), end: this.ids.get(END), bytes: byteCharacters() });
-    if (this.start === undefined || this.end === undefined || !padding) throw new Error("vocab.json is not this model's");
+    if (this.start === undefined || this.end === undefined || !padding) throw new Error("vocab.json is not CLIP's");
     const escaped = [START, END, padding].map((token) => token.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&"));
     this.special = new RegExp(`(${escaped.join("|")})`, "u");
   }
 
   /** One row: start, as many tokens as fit, end, padding; and how many tokens did not fit. */
   row(text) {
-    const tokens = this.tokens(text), room = this.length - 2;
+    const room = this.length - 2;
+    const tokens = this.tokens(text);
     const ids = [this.start, ...tokens.slice(0, room), this.end];
     while (ids.length < this.length) ids.push(this.pad);
     return { ids: BigInt64Array.from(ids, BigInt), cut: Math.max(0, tokens.length - room) };
@@ -53,7 +55,8 @@ export class ClipTokenizer {
       const ranks = symbols.slice(1).map((right, i) => this.ranks.get(`${symbols[i]} ${right}`) ?? Infinity);
       const lowest = Math.min(...ranks); // Infinity where there is no pair left
       if (lowest === Infinity) return symbols;
-      symbols.splice(ranks.indexOf(lowest), 2, symbols.slice(ranks.indexOf(lowest), ranks.indexOf(lowest) + 2).join(""));
+      const at = ranks.indexOf(lowest);
+      symbols.splice(at, 2, symbols[at] + symbols[at + 1]);
     }
   }
 }

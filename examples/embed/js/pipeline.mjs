@@ -1,4 +1,4 @@
-// Runs a pipeline.onnx that `diffrt export SOURCE DEST --form single` wrote. Takes `ort`, which is onnxruntime-node or onnxruntime-web.
+// Runs a pipeline.onnx that `diffrt export SOURCE DEST --form single` wrote. `ort` is onnxruntime-node or -web.
 import { ClipTokenizer } from "./clip_bpe.mjs";
 
 const FIX = "write one with: diffrt export SOURCE DEST --form single";
@@ -28,6 +28,7 @@ export class Pipeline {
     const list = (key) => facts[key].split(",").map(Number);
     Object.assign(this, { ort, session });
     this.tokenizer = new ClipTokenizer(vocabulary, merges, Number(facts.tokens), Number(facts.pad_token));
+    if (this.tokenizer.start !== Number(facts.start_token)) throw new Error("vocab.json is not this model's");
     this.steps = list("steps"); // what can be asked for
     this.evaluations = list("evaluations"); // how often the model is asked then
     this.defaults = { steps: Number(facts.default_steps), guidance: Number(facts.default_guidance) };
@@ -35,11 +36,13 @@ export class Pipeline {
 
   /** One picture, a step at a time: yields { done, of, pixels, width, height, cut }: previews, then the picture. */
   async *generate({ prompt, negative = "", seed = 0, steps = this.defaults.steps, guidance = this.defaults.guidance }) {
-    if (!this.steps.includes(steps)) throw new Error(`${steps} steps are not in this file: give one of ${this.steps.join(", ")}`);
-    if (!Number.isSafeInteger(seed) || seed < 0) throw new Error(`the seed ${seed} is no whole number from 0 to ${Number.MAX_SAFE_INTEGER}`);
+    if (!this.steps.includes(steps))
+      throw new Error(`${steps} steps are not in this file: give one of ${this.steps.join(", ")}`);
+    if (!Number.isSafeInteger(seed) || seed < 0)
+      throw new Error(`the seed ${seed} is no whole number from 0 to ${Number.MAX_SAFE_INTEGER}`);
     const whole = (number, shape = []) => new this.ort.Tensor("int64", BigInt64Array.of(BigInt(number)), shape);
     const float = (numbers, shape) => new this.ort.Tensor("float32", Float32Array.from(numbers), shape);
-    const row = this.tokenizer.row(prompt), away = this.tokenizer.row(negative);
+    const [row, away] = [prompt, negative].map((text) => this.tokenizer.row(text));
     const of = this.evaluations[this.steps.indexOf(steps)];
     const before = this.session.inputMetadata.find(({ name }) => name === "slots_before");
     const count = before ? 1 : of; // a file exported without `--inputs segments` does it all at once
@@ -65,10 +68,12 @@ export class Pipeline {
 /** An ONNX file's metadata_props: field 14 of its outermost message, each with a key (1) and a value (2). */
 export function metadata(bytes) {
   const text = new TextDecoder();
-  const entries = fields(bytes).filter(({ number }) => number === 14).map(({ data }) => {
-    const [key, value] = [1, 2].map((number) => fields(data).find((field) => field.number === number)?.data);
-    return [text.decode(key), text.decode(value)];
-  });
+  const entries = fields(bytes)
+    .filter(({ number }) => number === 14)
+    .map(({ data }) => {
+      const [key, value] = [1, 2].map((number) => fields(data).find((field) => field.number === number)?.data);
+      return [text.decode(key), text.decode(value)];
+    });
   return Object.fromEntries(entries);
 }
 
@@ -84,7 +89,8 @@ function fields(bytes) {
     throw new Error("cut off");
   };
   while (at < bytes.length) {
-    const key = varint(), number = Math.floor(key / 8), kind = key % 8;
+    const key = varint();
+    const [number, kind] = [Math.floor(key / 8), key % 8];
     const size = kind === 2 ? varint() : { 0: 0, 1: 8, 5: 4 }[kind];
     if (kind === 0) varint();
     if (!number || size === undefined || at + size > bytes.length) throw new Error("no protobuf message");

@@ -1,7 +1,8 @@
 // One picture from words, in Node.js: runs a pipeline.onnx that `diffrt export SOURCE DEST --form single` wrote.
 //
 //     npm install
-//     node generate.mjs DEST/pipeline.onnx "a red apple" -o apple.png --seed 7 --steps 4 --guidance 3 --negative "a leaf"
+//     node generate.mjs DEST/pipeline.onnx "a red apple" -o apple.png
+//     node generate.mjs DEST/pipeline.onnx "a red apple" --seed 7 --steps 8 --guidance 2.5 --negative "a leaf"
 import { readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
@@ -24,7 +25,8 @@ function number(name, text) {
 async function main() {
   const { values, positionals } = parseArgs({ options: OPTIONS, allowPositionals: true });
   const [file, prompt] = positionals;
-  if (positionals.length !== 2) throw new Error('usage: node generate.mjs PIPELINE.onnx "a prompt" [-o FILE.png] [--seed N] ...');
+  if (positionals.length !== 2)
+    throw new Error('usage: node generate.mjs PIPELINE.onnx "a prompt" [-o FILE.png] [--seed N] ...');
   const ort = await import("onnxruntime-node").catch((error) => {
     throw new Error(`onnxruntime-node cannot be loaded: run npm install here first (${error.message.split("\n")[0]})`);
   });

@@ -13,7 +13,10 @@ export function png(rgb, width, height) {
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   header.set([8, 2], 8); // 8 bits, RGB
-  const rows = Array.from({ length: height }, (_, y) => [Buffer.of(0), rgb.subarray(3 * width * y, 3 * width * (y + 1))]);
+  const rows = Array.from({ length: height }, (_, y) => [
+    Buffer.of(0),
+    rgb.subarray(3 * width * y, 3 * width * (y + 1)),
+  ]);
   const data = deflateSync(Buffer.concat(rows.flat()));
   const signature = Buffer.from("\x89PNG\r\n\x1a\n", "latin1");
   return Buffer.concat([signature, chunk("IHDR", header), chunk("IDAT", data), chunk("IEND", Buffer.alloc(0))]);

@@ -1,8 +1,9 @@
-// A small stand-in for ONNX Runtime's own onnxruntime_c_api.h: the part of it that generate.c calls, under the same names.
-// Where the official header is at hand (it comes in the release archives), put its folder first and leave this one out.
+// A small stand-in for ONNX Runtime's own onnxruntime_c_api.h: the part of it that generate.c calls, under the same
+// names. Where the official header is at hand (it comes in the release archives), put its folder first and leave this
+// one out.
 //
-// OrtApi is a table of functions. It only grows at its end, so that a slot keeps its number: those named here stand where they are
-// in version 16 (ONNX Runtime 1.16) and every later one.
+// OrtApi is a table of functions. It only grows at its end, so that a slot keeps its number: those named here stand
+// where they are in version 16 (ONNX Runtime 1.16) and every later one.
 #ifndef ONNXRUNTIME_C_API_SUBSET
 #define ONNXRUNTIME_C_API_SUBSET
 #include <stddef.h>
@@ -24,17 +25,21 @@ typedef struct OrtValue OrtValue;
 typedef enum { ORT_LOGGING_LEVEL_ERROR = 3, ORT_LOGGING_LEVEL_FATAL = 4 } OrtLoggingLevel;
 typedef enum { OrtDeviceAllocator = 0 } OrtAllocatorType;
 typedef enum { OrtMemTypeDefault = 0 } OrtMemType;
-typedef enum { ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 = 7 } ONNXTensorElementDataType;
+typedef enum {
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1,
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 = 7
+} ONNXTensorElementDataType;
 
 typedef struct OrtApi {
     void* slots_0_to_1[2];
-    const char* (*GetErrorMessage)(const OrtStatus*);  // 2
+    const char* (*GetErrorMessage)(const OrtStatus*);                      // 2
     OrtStatus* (*CreateEnv)(OrtLoggingLevel, const char* name, OrtEnv**);  // 3
     void* slots_4_to_6[3];
     OrtStatus* (*CreateSession)(const OrtEnv*, const char* path, const OrtSessionOptions*, OrtSession**);  // 7
     void* slot_8;
     OrtStatus* (*Run)(OrtSession*, const OrtRunOptions*, const char* const* input_names, const OrtValue* const* inputs,
-                      size_t input_count, const char* const* output_names, size_t output_count, OrtValue** outputs);  // 9
+                      size_t input_count, const char* const* output_names, size_t output_count,
+                      OrtValue** outputs);                    // 9
     OrtStatus* (*CreateSessionOptions)(OrtSessionOptions**);  // 10
     void* slots_11_to_48[38];
     OrtStatus* (*CreateTensorWithDataAsOrtValue)(const OrtMemoryInfo*, void* data, size_t bytes, const int64_t* shape,
@@ -53,11 +58,11 @@ typedef struct OrtApi {
     void (*ReleaseEnv)(OrtEnv*);  // 92
     void* slot_93;
     void (*ReleaseMemoryInfo)(OrtMemoryInfo*);  // 94
-    void (*ReleaseSession)(OrtSession*);  // 95
-    void (*ReleaseValue)(OrtValue*);  // 96
+    void (*ReleaseSession)(OrtSession*);        // 95
+    void (*ReleaseValue)(OrtValue*);            // 96
     void* slots_97_to_98[2];
     void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo*);  // 99
-    void (*ReleaseSessionOptions)(OrtSessionOptions*);  // 100
+    void (*ReleaseSessionOptions)(OrtSessionOptions*);                  // 100
     void* slots_101_to_110[10];
     OrtStatus* (*SessionGetModelMetadata)(const OrtSession*, OrtModelMetadata**);  // 111
     void* slots_112_to_115[4];
