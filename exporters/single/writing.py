@@ -175,7 +175,6 @@ def save(model: ir.Model, folder: Path) -> None:
     """One file, or two where the first would be larger than a file of its kind can be."""
     weights = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
     if sum(weight.nbytes for weight in weights if weight is not None) <= LARGEST:
-        ir.external_data.load_to_model(model)
         ir.save(model, folder / GRAPH)
     else:
         ir.save(model, folder / GRAPH, external_data=DATA, size_threshold_bytes=1 << 17, alignment=1 << 16)
