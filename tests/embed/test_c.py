@@ -38,6 +38,12 @@ def test_the_picture_is_pythons(program, single, pictures, case, tmp_path):
     assert difference(file, pictures[case]) == 0
 
 
+@pytest.mark.slow
+def test_a_file_with_optional_inputs_does_as_well(program, plain, pictures, tmp_path):
+    assert run(program, plain / "pipeline.onnx", CASES[0].prompt, tmp_path / "picture.png", 7).returncode == 0
+    assert difference(tmp_path / "picture.png", pictures[CASES[0]]) == 0
+
+
 def test_a_long_prompt_is_cut_and_said_so(program, single, tmp_path):
     done = run(program, single / "pipeline.onnx", "a b " * 30, tmp_path / "picture.png", 1, 1)
     assert done.returncode == 0
@@ -50,6 +56,7 @@ def test_a_long_prompt_is_cut_and_said_so(program, single, tmp_path):
         ("missing", [], "the model is missing, damaged or newer than this ONNX Runtime: .*doesn't exist"),
         ("damaged", [], "the model is missing, damaged or newer than this ONNX Runtime: .*parsing failed"),
         ("foreign", [], "is no single graph of diffrt: write one with"),
+        ("another", [], 'of the kind "text_to_image, ids, unrolled", this program is for "text_to_image, ids, scan"'),
         ("lone", [], "merges.txt is missing or empty: it lies beside the model"),
         ("single", [1, 5], "5 steps are not in this file: give one of 1,4,8,20"),
         ("single", ["1x"], "the seed is 1x: give a number"),

@@ -24,12 +24,20 @@ def test_the_scripts_picture(single, pictures, case, tmp_path):
     assert difference(tmp_path / "picture.png", pictures[case]) == 0
 
 
+@pytest.mark.slow
+def test_a_file_with_optional_inputs_does_as_well(plain, pictures, tmp_path):
+    options = "--model", plain, "--seed", 7
+    assert run(sys.executable, SCRIPT, CASES[0].prompt, tmp_path / "picture.png", *options).returncode == 0
+    assert difference(tmp_path / "picture.png", pictures[CASES[0]]) == 0
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
         ("missing", [], "pipeline.onnx is missing: write one with .*, and give its folder with --model"),
         ("lone", [], "vocab.json is missing"),
         ("damaged", [], "is damaged, or newer than this ONNX Runtime: .*parsing failed"),
+        ("another", [], "of the kind 'text_to_image, ids, unrolled', this program is for 'text_to_image, ids, scan'"),
         ("foreign", [], "is no single graph of diffrt: write one with"),
         ("single", ["--steps", 5], "5 steps are not in this file: give one of 1,4,8,20"),
     ],

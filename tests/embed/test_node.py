@@ -28,6 +28,12 @@ def test_the_picture_is_pythons(program, single, pictures, case, tmp_path):
     assert difference(tmp_path / "picture.png", pictures[case]) <= 1
 
 
+def test_a_file_without_segments_is_run_in_one_call(program, plain, pictures, tmp_path):
+    options = "-o", tmp_path / "picture.png", "--seed", 7
+    assert run("node", program, plain / "pipeline.onnx", CASES[0].prompt, *options).returncode == 0
+    assert difference(tmp_path / "picture.png", pictures[CASES[0]]) <= 1
+
+
 def test_a_long_prompt_is_cut_and_said_so(program, single, tmp_path):
     options = "-o", tmp_path / "picture.png", "--steps", 1
     done = run("node", program, single / "pipeline.onnx", "a b " * 30, *options)
@@ -41,6 +47,7 @@ def test_a_long_prompt_is_cut_and_said_so(program, single, tmp_path):
         ("missing", [], "no such file or directory, open .*pipeline.onnx"),
         ("damaged", [], "pipeline.onnx is damaged, or no ONNX file .*: write one with"),
         ("foreign", [], "no single graph of diffrt: write one with"),
+        ("another", [], 'of the kind "text_to_image, ids, unrolled", this program is for "text_to_image, ids, scan"'),
         ("lone", [], "no such file or directory, open .*vocab.json"),
         ("single", ["--steps", 5], "5 steps are not in this file: give one of 1, 4, 8, 20"),
         ("single", ["--seed", "1x"], "--seed is 1x: give a number"),

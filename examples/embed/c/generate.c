@@ -100,10 +100,11 @@ int main(int count, char** arguments) {
     check(ort->CreateSession(env, path, options, &session),
           "the model is missing, damaged or newer than this ONNX Runtime");
     char *generator = fact(session, "generator"), *task = fact(session, "task"), *form = fact(session, "tokenizer");
-    if (!generator || strncmp(generator, "diffrt ", 7) || !task || !form)
+    char* loop = fact(session, "loop");
+    if (!generator || strncmp(generator, "diffrt ", 7) || !task || !form || !loop)
         fail("%s is no single graph of diffrt: write one with diffrt export SOURCE DEST --form single", path);
-    if (strcmp(task, "text_to_image") || strcmp(form, "ids"))
-        fail("the file is for %s from %s, this program for text_to_image from ids", task, form);
+    if (strcmp(task, "text_to_image") || strcmp(form, "ids") || strcmp(loop, "scan"))
+        fail("the file is of the kind \"%s, %s, %s\", this program is for \"text_to_image, ids, scan\"", task, form, loop);
     char *baked = fact(session, "steps"), *latents = fact(session, "latents");
 
     int64_t steps = (int64_t)number("the step count", count > 5 ? arguments[5] : fact(session, "default_steps"));

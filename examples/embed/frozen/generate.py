@@ -20,6 +20,7 @@ import onnxruntime
 from clip_bpe import ClipTokenizer
 
 PACKED = Path(getattr(sys, "_MEIPASS", Path(__file__).parent)) / "model"  # PyInstaller unpacks it there
+KIND = "text_to_image, ids, scan"  # task, --tokenizer and --loop
 FIX = "write one with diffrt export SOURCE DEST --form single"
 
 
@@ -40,8 +41,9 @@ def load(folder: Path) -> onnxruntime.InferenceSession:
     facts = session.get_modelmeta().custom_metadata_map
     if not facts.get("generator", "").startswith("diffrt "):
         raise Failure(f"{folder / 'pipeline.onnx'} is no single graph of diffrt: {FIX}")
-    if (facts["task"], facts["tokenizer"]) != ("text_to_image", "ids"):
-        raise Failure(f"the file is for {facts['task']} from {facts['tokenizer']}: this is for text_to_image from ids")
+    kind = ", ".join(facts.get(key, "?") for key in ("task", "tokenizer", "loop"))
+    if kind != KIND:
+        raise Failure(f"the file is of the kind {kind!r}, this program is for {KIND!r}")
     return session
 
 

@@ -1,6 +1,7 @@
 // Runs a pipeline.onnx that `diffrt export SOURCE DEST --form single` wrote. `ort` is onnxruntime-node or -web.
 import { ClipTokenizer } from "./clip_bpe.mjs";
 
+const KIND = "text_to_image, ids, scan"; // task, --tokenizer and --loop
 const FIX = "write one with: diffrt export SOURCE DEST --form single";
 
 export class Pipeline {
@@ -13,8 +14,8 @@ export class Pipeline {
       throw new Error(`pipeline.onnx is damaged, or no ONNX file (${error.message}): ${FIX}`);
     }
     if (!facts.generator?.startsWith("diffrt ")) throw new Error(`this ONNX file is no single graph of diffrt: ${FIX}`);
-    if (facts.task !== "text_to_image" || facts.tokenizer !== "ids")
-      throw new Error(`the file is for ${facts.task} from ${facts.tokenizer}, this program for text_to_image from ids`);
+    const kind = [facts.task, facts.tokenizer, facts.loop].join(", ");
+    if (kind !== KIND) throw new Error(`the file is of the kind "${kind}", this program is for "${KIND}"`);
     const [vocabulary, merges] = [await textOf("vocab.json"), await textOf("merges.txt")];
     try {
       session = await ort.InferenceSession.create(bytes, { logSeverityLevel: 3 }); // 3: errors, no hints on optimization
