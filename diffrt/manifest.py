@@ -93,7 +93,9 @@ class Manifest:
     tasks: tuple[str, ...]
     defaults: Defaults
     latents: Mapping[str, Any]  # channels; scale_factor: pixels per latent
-    tokenizer: Mapping[str, Any]  # folder, max_length, pad (a token)
+    denoiser: str  # the component that the sampler calls
+    conditions: Mapping[str, tuple[str, ...]]  # its input -> every "text encoder.output" that it is, side by side
+    tokenizers: Mapping[str, Mapping[str, Any]]  # text encoder -> folder, max_length, pad (a token)
     preview: Mapping[str, Any] | None  # matrix [C][3], bias [3]: latents to the decoder's RGB in [-1,1]
     files: Mapping[str, FileEntry]  # every file of the bundle but the manifest and README.md
     components: Mapping[str, ComponentSpec]
@@ -137,6 +139,14 @@ def _consistent(manifest: Manifest) -> Manifest:
     for path, where in named.items() if manifest.probe is None else (*named.items(), (manifest.probe, "probe")):
         if path not in manifest.files:
             raise Misfit(f"{where} names {path!r}, which is not among its files")
+    sources = {each for names in manifest.conditions.values() for each in names}
+    given = {f"{c.name}.{spec.name}" for c in manifest.components.values() for spec in c.outputs}
+    for missing in sorted(sources - given):
+        raise Misfit(f"conditions name {missing!r}, which no component gives")
+    for encoder in sorted({each.partition(".")[0] for each in sources} - set(manifest.tokenizers)):
+        raise Misfit(f"tokenizers lacks {encoder!r}, of which conditions are made")
+    if manifest.denoiser not in manifest.components:
+        raise Misfit(f"denoiser is {manifest.denoiser!r}, which is not among its components")
     channels, factor = manifest.latents["channels"], manifest.latents["scale_factor"]
     if manifest.preview and len(manifest.preview["matrix"]) != channels:
         rows = len(manifest.preview["matrix"])
@@ -174,6 +184,10 @@ _tiling = record(
 )
 
 
+_sources = list_of(matching(r"[^.]+[.][^.]+", "component.output"), 1)
+_tokenizer = record(dict, folder=strict.inner_path, max_length=whole(3, 4096), pad=strict.text)
+
+
 def _component(name: str, value: Any, where: str) -> ComponentSpec:
     fields = record(
         dict,
@@ -201,7 +215,9 @@ _manifest = record(
         scheduler=strict.text,
     ),
     latents=record(dict, channels=whole(1, 4096), scale_factor=whole(1, 256)),
-    tokenizer=record(dict, folder=strict.inner_path, max_length=whole(3, 4096), pad=strict.text),
+    denoiser=strict.text,
+    conditions=strict.keyed(lambda key, value, where: _sources(value, where)),
+    tokenizers=strict.keyed(lambda key, value, where: _tokenizer(value, where)),
     preview=optional(record(dict, matrix=list_of(list_of(strict.number, 3, 3), 1), bias=list_of(strict.number, 3, 3))),
     files=strict.keyed(lambda key, value, where: _file(value, where), key=strict.inner_path),
     components=strict.keyed(_component),

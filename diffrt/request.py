@@ -59,7 +59,9 @@ class Request:
 
     @property
     def task(self) -> str:
-        return "text_to_image" if self.image is None else "image_to_image" if self.mask is None else "inpaint"
+        if self.image is not None:
+            return "image_to_image" if self.mask is None else "inpaint"
+        return "text_to_image" if self.conditions or self.prompt_embeds is not None else "unconditional"
 
     def parameters(self, scheduler: str, model: str, chunks: int) -> list[dict[str, Any]]:
         """What made each picture, as JSON values: [B]. chunks: as many as the prompts filled."""
@@ -106,6 +108,7 @@ def check(
     guidance_interval: Sequence[float] = ALWAYS,
     cfg_plus_plus: bool = False,
     num_images_per_prompt: int = 1,
+    batch_size: int | None = None,
     seed: int | Sequence[int] | None = None,
     rng: str = "torch-cpu",
     eta: float = 0.0,
@@ -116,11 +119,18 @@ def check(
 ) -> Request:
     """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
     prompts, embeds = _texts("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
-    if (prompts is None) == (embeds is None):
+    if not manifest.tokenizers:
+        if any(each is not None for each in (prompts, embeds, negative_prompt, negative_prompt_embeds)):
+            raise InvalidArgument("a prompt is given, and this model takes none: call it with batch_size alone")
+        count = 1 if batch_size is None else _positive("batch_size", batch_size)
+    elif batch_size is not None:
+        raise InvalidArgument("batch_size is for models that take no prompt: give num_images_per_prompt")
+    elif (prompts is None) == (embeds is None):
         raise InvalidArgument("give either a prompt or prompt_embeds" + (", not both" if prompts else ""))
-    if embeds is not None and weighting is not None:
+    elif embeds is not None and weighting is not None:
         raise InvalidArgument("weighting is given with prompt_embeds: weigh them with pipe.embed(..., weighting=...)")
-    count = len(prompts if prompts is not None else embeds)  # type: ignore[arg-type]
+    else:
+        count = len(prompts if prompts is not None else embeds)  # type: ignore[arg-type]
     negative_embeds = _embeds("negative_prompt_embeds", negative_prompt_embeds)
     if negative_embeds is not None:
         if negative_prompt is not None:
@@ -274,7 +284,8 @@ def _floored(
 
 
 def _multiple(manifest: Manifest) -> int:
-    return math.lcm(8, manifest.latents["scale_factor"])
+    factor = manifest.latents["scale_factor"]
+    return factor if factor == 1 else math.lcm(8, factor)
 
 
 def _size(manifest: Manifest, height: Any, width: Any, latents: Any) -> tuple[int, int]:

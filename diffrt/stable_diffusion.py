@@ -10,6 +10,8 @@ from diffrt.errors import BundleError, CheckpointError
 
 Config = Mapping[str, Any]
 
+CONDITIONS = {"encoder_hidden_states": ("text_encoder.last_hidden_state",)}  # input of the UNet -> what it is
+
 
 def scale_factor(vae: Config) -> int:
     return 2 ** (len(vae["block_out_channels"]) - 1)
@@ -37,10 +39,10 @@ def tasks(configs: Mapping[str, Config]) -> tuple[str, ...]:
     return ("inpaint",) if told else ("text_to_image", "image_to_image", "inpaint")
 
 
-def tokenizer_entry(root: Path, longest: int) -> dict[str, Any]:
-    """What the run time must know beyond the vocabulary: the prompt's length in tokens, at most `longest`, and the
-    padding token."""
-    folder = root / "tokenizer"
+def tokenizer_entry(root: Path, longest: int, name: str = "tokenizer") -> dict[str, Any]:
+    """What the run time must know beyond the vocabulary in the folder `name`: the prompt's length in tokens, at most
+    `longest`, and the padding token."""
+    folder = root / name
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
@@ -49,10 +51,10 @@ def tokenizer_entry(root: Path, longest: int) -> dict[str, Any]:
     pad = str(pad.get("content") if isinstance(pad, dict) else pad)
     length = settings.get("model_max_length", longest)
     if not isinstance(length, (int, float)) or not length >= 3:
-        raise CheckpointError(f"tokenizer/tokenizer_config.json: model_max_length is {length!r}; at least 3 is needed")
+        raise CheckpointError(f"{name}/tokenizer_config.json: model_max_length is {length!r}; at least 3 is needed")
     length = int(min(length, longest))
     try:
         Tokenizer(folder, length, pad)
     except BundleError as error:
         raise CheckpointError(str(error)) from error
-    return {"folder": "tokenizer", "max_length": length, "pad": pad}
+    return {"folder": name, "max_length": length, "pad": pad}

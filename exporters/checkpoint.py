@@ -73,7 +73,7 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
         configs[part] = PartConfig(root / part / "config.json")
     for part, files in (
         ("scheduler", ("scheduler_config.json",)),
-        ("tokenizer", ("vocab.json", "tokenizer.json")),
+        *((folder, ("vocab.json", "tokenizer.json")) for folder in family.tokenizers.values()),
     ):
         if not any((root / part / f).is_file() for f in files):
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/{' or '.join(files)}")

@@ -1,7 +1,7 @@
 """What a model family declares; example inputs, dynamic axes, checks and manifest entries are derived from it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from diffrt.manifest import TensorSpec
 
 Config = Mapping[str, Any]  # a config.json
+
+TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}  # of a component that is no worse than most
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,6 @@ class Family:
     components: Callable[[Mapping[str, Config]], tuple[Component, ...]]  # from the config of each part
     defaults: Callable[[Mapping[str, Config]], dict[str, Any]]  # height, width, num_inference_steps, guidance_scale
     latents: Callable[[Mapping[str, Config]], dict[str, Any]]  # channels, scale_factor
+    denoiser: str = "unet"  # the component that the sampler calls
+    conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in the manifest
+    tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder

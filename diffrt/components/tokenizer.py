@@ -51,8 +51,8 @@ class Tokenizer:
         self.max_length = max_length
 
     @classmethod
-    def from_bundle(cls, root: str | Path, manifest: Manifest) -> "Tokenizer":
-        entry = manifest.tokenizer
+    def from_bundle(cls, root: str | Path, manifest: Manifest, encoder: str = "text_encoder") -> "Tokenizer":
+        entry = manifest.tokenizers[encoder]
         for name in FILES:
             file = Path(root) / entry["folder"] / name
             if file.exists() and f"{entry['folder']}/{name}" not in manifest.files:

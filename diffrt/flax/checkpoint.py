@@ -26,7 +26,7 @@ from diffrt.manifest import MANIFEST, Defaults, Manifest
 from diffrt.model_configs import TextConfig, UNetConfig, VAEConfig
 from diffrt.pipeline import BUNDLES, SCHEDULER_CONFIG
 from diffrt.schedulers import Scheduler, from_config
-from diffrt.stable_diffusion import defaults, latents, tasks, tokenizer_entry
+from diffrt.stable_diffusion import CONDITIONS, defaults, latents, tasks, tokenizer_entry
 
 INDEX = "model_index.json"
 CLASSES = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
@@ -65,7 +65,7 @@ class Checkpoint:
     scheduler: Scheduler
 
     def tokenizer(self) -> Tokenizer:
-        entry = self.manifest.tokenizer
+        entry = self.manifest.tokenizers["text_encoder"]
         return Tokenizer(self.root / entry["folder"], entry["max_length"], entry["pad"])
 
     def load(self, dtype: Any, place: Callable[[str], weights.Place]) -> Params:
@@ -132,7 +132,9 @@ def _manifest(root: Path, networks: Networks, configs: Mapping[str, Any], schedu
         tasks=tasks(configs),
         defaults=Defaults(**defaults(configs), scheduler=scheduler.get("_class_name", "DDIMScheduler")),
         latents=latents(configs),
-        tokenizer=tokenizer,
+        denoiser="unet",
+        conditions=CONDITIONS,
+        tokenizers={"text_encoder": tokenizer},
         preview=None,
         files={},
         components={},

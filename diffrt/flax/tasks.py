@@ -17,7 +17,7 @@ from diffrt.flax.rows import SLOTS, bucket, rows_of, segment
 from diffrt.guidance import factors
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler, Table
-from diffrt.tasks.shared import Output, Parts, Words, encode_pictures, encode_words, finish, partial_table
+from diffrt.tasks.shared import EMBEDS, Output, Parts, Words, encode_pictures, encode_words, finish, partial_table
 
 Streams = Sequence[noise.Stream]
 
@@ -132,7 +132,8 @@ def denoise(
 
 
 def condition_of(words: Words, request: Request, beside: F32 | None, placed: Callable[..., Any]) -> Condition:
-    embeds, negative, scale = words.each(request)  # [K*B,S,D], [B,S,D], [K,B]
+    conditions, without, scale = words.each(request)  # [K*B,...], [B,...], [K,B]
+    embeds, negative = conditions[EMBEDS], None if without is None else without[EMBEDS]  # [K*B,S,D], [B,S,D]
     batch = len(embeds) // len(scale)
     each = embeds.reshape(len(scale), batch, *embeds.shape[1:])
     if negative is None:

@@ -7,13 +7,11 @@ from torch import Tensor, nn
 
 from diffrt.errors import CheckpointError
 from diffrt.manifest import TensorSpec
-from diffrt.stable_diffusion import defaults, latents, scale_factor, tasks
+from diffrt.stable_diffusion import CONDITIONS, defaults, latents, scale_factor, tasks
 
 from ..models.unet import UNet2DConditionModel
 from ..models.vae import AutoencoderKL
-from ..spec import Component, Config, Family
-
-TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
+from ..spec import TOLERANCE, Component, Config, Family
 
 
 def build_text_encoder(config: Config) -> nn.Module:
@@ -125,4 +123,6 @@ STABLE_DIFFUSION = Family(
     components=components,
     defaults=defaults,
     latents=latents,
+    conditions=CONDITIONS,
+    tokenizers={"text_encoder": "tokenizer"},
 )

@@ -73,6 +73,18 @@ class Attention(nn.Module):
         return self.to_out[0](y.transpose(1, 2).flatten(2))
 
 
+class PixelAttention(Attention):
+    """Self-attention over pixels, with its norm and residual."""
+
+    def __init__(self, dim: int, groups: int, heads: int, eps: float):
+        super().__init__(dim, dim, heads=heads, bias=True)
+        self.group_norm = nn.GroupNorm(groups, dim, eps)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B,H*W,C]
+        return x + super().forward(h, h).transpose(1, 2).unflatten(2, tuple(x.shape[-2:]))
+
+
 class Downsample2D(nn.Module):
     """Strided convolution; ``padding`` 0 pads one row and column at the far edges alone, as the autoencoder does."""
 
