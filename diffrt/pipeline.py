@@ -128,13 +128,19 @@ class Pipeline:
         latents: F32 | None = None,
         prompt_embeds: F32 | None = None,
         negative_prompt_embeds: F32 | None = None,
+        pooled_prompt_embeds: F32 | None = None,
+        negative_pooled_prompt_embeds: F32 | None = None,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
         output_type: str = "pil",
+        **sizes: Any,
     ) -> Output:
         """Draw pictures. Argument names and meanings are those of diffusers; None is the bundle's own default.
 
         prompt                  a text or a list of them, or None where prompt_embeds [P,S,D] f32 are given
         image                   a picture to start from, or one for each prompt: a path, a Pillow image or an array
-                                [H,W,3], u8 or f32 in [0,1]. Its size is the output's, down to a multiple of 8
+                                [H,W,3], u8 or f32 in [0,1]. Its size is the output's, down to a multiple of 8.
+                                Or latents [B,C,h,w] f32
         mask_image              with an image: white is drawn anew, black stays; of the image's size
         strength                with an image: the share of the steps that are run, from 0 to 1 (0.8; with a mask 1)
         negative_prompt         what to keep away from: one text for all prompts or one each; unused without guidance
@@ -155,6 +161,11 @@ class Pipeline:
         rng                     "torch-cpu": the noise of torch.Generator("cpu"); "philox": of torch.Generator("cuda")
         eta                     DDIM's share of fresh noise, from 0 to 1
         latents                 [B,C,h,w] f32 initial noise of unit variance, in place of the seed's
+        pooled_prompt_embeds    [P,D] f32 of the whole prompts, beside prompt_embeds, of models that are told of both
+        denoising_end           the share of the run after which to stop and hand over, with output_type "latent"
+        denoising_start         the share at which another model goes on, with those latents as its image
+        sizes                   of models that are told of them (Stable Diffusion XL): original_size, target_size,
+                                crops_coords_top_left, each also as negative_...; aesthetic_score of its refiner
         output_type             "pil", "np" (f32 in [0,1]) or "latent" (not decoded)
 
         Raises InvalidArgument for an argument outside what is allowed, NumericalError for NaN in a component.
@@ -182,7 +193,12 @@ class Pipeline:
             latents=latents,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            denoising_start=denoising_start,
+            denoising_end=denoising_end,
             output_type=output_type,
+            **sizes,
         ).result()
 
     def stream(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> "Stream":

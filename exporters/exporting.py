@@ -104,7 +104,7 @@ def write_bundle(
     """Check everything that can be checked, then build the bundle and put it in its place."""
     checkpoint = open_checkpoint(origin.root)
     components = checkpoint.components
-    weights = {part: checkpoint.weights(part, precision) for part in checkpoint.family.parts}
+    weights = {part: checkpoint.weights(part, precision) for part in checkpoint.configs}
     for component in {c.part: c for c in components}.values():
         check_fit(component, checkpoint.configs[component.part], weights[component.part])
     latents = checkpoint.family.latents(checkpoint.configs)
@@ -115,7 +115,7 @@ def write_bundle(
     settings = manifest_defaults(checkpoint, static, defaults, factor, say)
     tokenizers = {
         encoder: tokenizer_entry(checkpoint.root, checkpoint.configs[encoder]["max_position_embeddings"], folder)
-        for encoder, folder in checkpoint.family.tokenizers.items()
+        for encoder, folder in checkpoint.tokenizers.items()
     }
     for name in checkpoint.skipped:
         say(f"skipping {name}: it is not exported yet")
@@ -144,8 +144,9 @@ def write_bundle(
             defaults=settings,
             latents=latents,
             denoiser=checkpoint.family.denoiser,
-            conditions=checkpoint.family.conditions,
+            conditions=checkpoint.conditions,
             tokenizers=tokenizers,
+            zero_negative=bool(checkpoint.index.get("force_zeros_for_empty_prompt", checkpoint.family.zero_negative)),
             preview=fit_preview(folder, latents, specs.get("vae_decoder"), say),
             files=file_entries(folder),
             components=specs,
@@ -182,7 +183,7 @@ def copy_parts(
             shutil.copyfile(checkpoint.root / name, folder / name)
     index = read_json(checkpoint.root / "model_index.json") | {part: [None, None] for part in checkpoint.skipped}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    tokenizers = tuple(checkpoint.family.tokenizers.values())
+    tokenizers = tuple(checkpoint.tokenizers.values())
     for part in (*weights, "scheduler", *tokenizers):
         (folder / part).mkdir()
     for name in (f"{part}/{file}" for part in tokenizers for file in TOKENIZER_FILES):

@@ -99,7 +99,7 @@ def measure(
                 "side": "range", "component": component.name, "bundle": str(folder),
                 "files": [f"{component.part}/{graph.name}"], "inputs": str(inputs), "state": str(state),
                 "scheduler": dict(checkpoint.scheduler) | {"_class_name": defaults.scheduler},
-                "denoiser": family.denoiser, "conditions": family.conditions,
+                "denoiser": family.denoiser, "conditions": checkpoint.conditions,
             }  # fmt: skip
             largest = load_file(run_worker(job, scratch))
             graph.unlink()

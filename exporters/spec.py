@@ -62,6 +62,8 @@ class Family:
     components: Callable[[Mapping[str, Config]], tuple[Component, ...]]  # from the config of each part
     defaults: Callable[[Mapping[str, Config]], dict[str, Any]]  # height, width, num_inference_steps, guidance_scale
     latents: Callable[[Mapping[str, Config]], dict[str, Any]]  # channels, scale_factor
+    optional: tuple[str, ...] = ()  # parts that some go without, with what is made of them
     denoiser: str = "unet"  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in the manifest
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder
+    zero_negative: bool = False  # as in the manifest, unless the checkpoint's force_zeros_for_empty_prompt says other

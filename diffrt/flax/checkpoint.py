@@ -115,6 +115,13 @@ def open_checkpoint(root: Path) -> Checkpoint:
     networks = Networks(
         TextConfig.read(configs["text_encoder"]), UNetConfig.read(configs["unet"]), VAEConfig.read(configs["vae"])
     )
+    for key in ("addition_embed_type", "time_cond_proj_dim"):
+        if getattr(networks.unet, key) is not None:
+            raise CheckpointError(f"{root}: diffrt.flax has no UNet with {key}: export it, and load the bundle")
+    if any(layers != 1 for layers in networks.unet.transformers):
+        raise CheckpointError(
+            f"{root}: diffrt.flax has one transformer block per attention: export it, and load the bundle"
+        )
     scheduler = read_json(root / SCHEDULER_CONFIG)
     if (root / MANIFEST).is_file():
         manifest = Bundle.open(root).manifest
@@ -135,6 +142,7 @@ def _manifest(root: Path, networks: Networks, configs: Mapping[str, Any], schedu
         denoiser="unet",
         conditions=CONDITIONS,
         tokenizers={"text_encoder": tokenizer},
+        zero_negative=False,
         preview=None,
         files={},
         components={},

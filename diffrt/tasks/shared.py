@@ -21,6 +21,7 @@ from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
 
 EMBEDS = "encoder_hidden_states"  # the denoiser's input that is made of a prompt's tokens
+POOLED = "text_embeds"  # and that of the whole prompt, where there is one
 
 
 class Part(Protocol):
@@ -57,6 +58,8 @@ class Output:
     latents: F32  # [B,C,h,w] as they were decoded
     prompt_embeds: F32 | None  # [P,S,D]; None where a prompt holds AND, and without prompts
     negative_prompt_embeds: F32 | None  # [P,S,D]; None without guidance
+    pooled_prompt_embeds: F32 | None  # [P,D] of a model that is told of whole prompts
+    negative_pooled_prompt_embeds: F32 | None  # [P,D]
     seeds: list[int]  # [B]
     parameters: list[dict[str, Any]]  # [B] what made each picture, as JSON values
     truncated: list[str]  # per prompt and negative prompt that was too long, the end that was cut off
@@ -93,15 +96,23 @@ def encode_words(request: Request, parts: Parts) -> Words:
     negative_texts = request.negative_texts if request.guided and negative is None else ()
     lengths = [each.shape[1] for each in (given, negative) if each is not None]
     chunks = whole_chunks(request.chunks, [*texts, *negative_texts], encoder, lengths)
-    said: list[Conditions] = []
-    for embeds, words in ((given, texts), (negative, negative_texts)):
+    said: list[dict[str, NDArray[Any]]] = []
+    for embeds, pooled, words in (
+        (given, request.pooled_prompt_embeds, texts),
+        (negative, request.negative_pooled_prompt_embeds, negative_texts),
+    ):
         if embeds is not None:
-            said.append({EMBEDS: embeds})
+            said.append({EMBEDS: embeds} | ({} if pooled is None else {POOLED: pooled}))
         elif words:
             encoded, cut = encoder(words, chunks, request.weighting)
             truncated += filter(None, cut)
-            said.append(encoded)
+            said.append(dict(encoded))
     parts.done(encoder)
+    if request.guided and len(said) == 2 and request.zero_negative:
+        said[1] = {name: np.zeros_like(array) for name, array in said[1].items()}
+    for told, half in zip(request.told, said, strict=False):
+        rows = len(half[EMBEDS])
+        half |= {name: array.repeat(rows, axis=0) for name, array in told.items()}
     shares = [[condition.weight for condition in row] for row in request.conditions] or [[1.0] * len(said[0][EMBEDS])]
     return Words(said[0], np.array(shares, np.float32), said[1] if len(said) > 1 else None, chunks, truncated)
 
@@ -130,12 +141,38 @@ def encode_pictures(pictures: F32, request: Request, parts: Parts, streams: Sequ
     return mean.repeat(count, axis=0) + std.repeat(count, axis=0) * noise.randn(streams, request.latent_shape)
 
 
-def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
-    """The last strength * steps of the run, rounded down; None where that is none."""
-    skip = request.num_inference_steps - int(request.num_inference_steps * request.strength)
-    if skip == request.num_inference_steps:
+def run_table(scheduler: Scheduler, request: Request, skip: int = 0) -> Table | None:
+    """The steps of the run: all but the first `skip`, or those from denoising_start on, up to denoising_end; None where
+    that is none. A share of a run ends, and another begins, at the first step of a time below what is left of it."""
+    n, start, end = request.num_inference_steps, request.denoising_start, request.denoising_end
+    stop = n
+    if start is not None or end is not None:
+        whole = scheduler.table(n, eta=request.eta)
+        times = whole.t[np.searchsorted(whole.step_of, np.arange(n))]
+        skip = skip if start is None else int(np.sum(times >= _time_left(scheduler, start)))
+        stop = n if end is None else int(np.sum(times >= _time_left(scheduler, end)))
+    if skip >= stop:
         return None
-    return scheduler.table(request.num_inference_steps, eta=request.eta, skip=skip)
+    table = scheduler.table(n, eta=request.eta, skip=skip)
+    return table if stop == n else table.before(stop - skip)
+
+
+def whole_run(scheduler: Scheduler, request: Request) -> Table:
+    """From noise on, up to denoising_end."""
+    table = run_table(scheduler, request)
+    if table is None:
+        raise InvalidArgument(f"denoising_end {request.denoising_end:g} leaves no step: give more of it, or of steps")
+    return table
+
+
+def _time_left(scheduler: Scheduler, share: float) -> int:
+    return round(scheduler.num_train_timesteps * (1 - share))  # type: ignore[attr-defined]
+
+
+def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
+    """The last strength * steps of the run, rounded down, or those from denoising_start on; None where that is none."""
+    n = request.num_inference_steps
+    return run_table(scheduler, request, n - int(n * request.strength))
 
 
 def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words | None, latents: F32) -> Output:
@@ -145,11 +182,16 @@ def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words | 
         decoded = parts.decoder(latents)
         images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
         parts.done(parts.decoder)
+    alone = words is not None and len(words.shares) == 1  # no prompt holds AND
+    said: Conditions = words.conditions if words is not None and alone else {}
+    negative: Conditions = (words.negative if words else None) or {}
     return Output(
         images=images,
         latents=latents,
-        prompt_embeds=words.conditions[EMBEDS] if words and len(words.shares) == 1 else None,
-        negative_prompt_embeds=words.negative[EMBEDS] if words and words.negative else None,
+        prompt_embeds=said.get(EMBEDS),
+        negative_prompt_embeds=negative.get(EMBEDS),
+        pooled_prompt_embeds=said.get(POOLED),
+        negative_pooled_prompt_embeds=negative.get(POOLED),
         seeds=list(request.seeds),
         parameters=request.parameters(type(scheduler).__name__, parts.model, words.chunks if words else 1),
         truncated=words.truncated if words else [],

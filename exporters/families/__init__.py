@@ -2,6 +2,7 @@
 
 from ..spec import Family
 from .stable_diffusion import STABLE_DIFFUSION
+from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .unconditional import UNCONDITIONAL
 
 FAMILIES: dict[str, Family] = {
@@ -9,6 +10,11 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipelineLegacy": STABLE_DIFFUSION,
+    "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
+    "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
+    "StableDiffusionXLInpaintPipeline": STABLE_DIFFUSION_XL,
+    "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
+    "LatentConsistencyModelImg2ImgPipeline": STABLE_DIFFUSION,
     "DDPMPipeline": UNCONDITIONAL,
     "DDIMPipeline": UNCONDITIONAL,
     "PNDMPipeline": UNCONDITIONAL,

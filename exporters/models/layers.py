@@ -17,12 +17,17 @@ def sinusoidal(timestep: Tensor, dim: int, flip_sin_to_cos: bool, freq_shift: fl
 
 
 class TimestepEmbedding(nn.Module):
-    def __init__(self, channels: int, dim: int):
+    """``told``: the width of something else that the embedding depends on."""
+
+    def __init__(self, channels: int, dim: int, told: int | None = None):
         super().__init__()
+        if told is not None:
+            self.cond_proj = nn.Linear(told, channels, bias=False)
         self.linear_1 = nn.Linear(channels, dim)
         self.linear_2 = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        x = x if told is None else x + self.cond_proj(told)
         return self.linear_2(F.silu(self.linear_1(x)))
 
 

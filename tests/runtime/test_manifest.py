@@ -20,6 +20,7 @@ GOOD = {
     "denoiser": "unet",
     "conditions": {"encoder_hidden_states": ["text_encoder.last_hidden_state"]},
     "tokenizers": {"text_encoder": {"folder": "tokenizer", "max_length": 77, "pad": "!"}},
+    "zero_negative": False,
     "preview": {"matrix": [[0.1, 0.2, 0.3]] * 4, "bias": [0.0, 0.1, 0.2]},
     "files": {
         "unet/model.onnx": {"bytes": 3, "sha256": "ab" * 32},
@@ -64,6 +65,7 @@ BAD = [
     ("defaults.extra", 1, "unknown key"),
     ("latents.channels", "4", "latents.channels"),
     ("latents.scale_factor", 0, "latents.scale_factor"),
+    ("zero_negative", 0, "true or false"),
     ("denoiser", "transformer", "not among its components"),
     ("conditions", {"encoder_hidden_states": ["text_encoder"]}, "component.output"),
     ("conditions", {"encoder_hidden_states": ["text_encoder.pooler_output"]}, "which no component gives"),
