@@ -44,9 +44,9 @@ def tokenizer_entry(root: Path, longest: int, name: str = "tokenizer") -> dict[s
     `longest`, and the padding token."""
     folder = root / name
     settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            settings |= read_json(folder / name)
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / file).is_file():
+            settings |= read_json(folder / file)
     pad = settings.get("pad_token") or END
     pad = str(pad.get("content") if isinstance(pad, dict) else pad)
     length = settings.get("model_max_length", longest)
