@@ -101,6 +101,7 @@ def trace(component: Component, config: Config, weights: Weights, fixed: Mapping
             for spec in component.inputs
         )
         program = torch.export.export(called, tuple(example.values()), dynamic_shapes=(shapes,), strict=False)
+        program.graph.eliminate_dead_code()  # where the last layer but one is read
         wanted = Counter(WHOLE_OPS.get(str(node.target), "") for node in program.graph.nodes)
         exported = torch.onnx.export(program, args=(), opset_version=OPSET, dynamo=True, optimize=False, verbose=False)
     assert exported is not None
