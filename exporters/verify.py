@@ -105,12 +105,12 @@ def sizes_of(component: Component, static: str | None, factor: int) -> dict[str,
 
 
 def starting_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Token ids, noise, and what an inpainting UNet is told beside it: mask and picture (else no channels)."""
+    """Token ids, noise, and all else that a denoiser is told."""
     encoders = {each: Tokenizer.from_bundle(folder, manifest, each) for each in manifest.tokenizers}
     ids = {f"ids/{name}": tokenizer(["", PROMPT]).ids for name, tokenizer in encoders.items()}
     shape = (1, manifest.latents["channels"], PICTURE_LATENTS, PICTURE_LATENTS)
     noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
-    return ids | starting(noise, int(manifest.components[manifest.denoiser].inputs[0].shape[1]))
+    return ids | starting(noise, manifest.components[manifest.denoiser].inputs, manifest.conditions)
 
 
 def certify(

@@ -11,7 +11,7 @@ one; latents; picture.
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from diffrt import schedulers
 from diffrt.components.text_encoder import joined
 from diffrt.denoise import denoise, start
 from diffrt.guidance import Conditions, guide
+from diffrt.manifest import TensorSpec
 
 Arrays = dict[str, np.ndarray]
 Call = Callable[[Arrays], Arrays]
@@ -68,15 +69,19 @@ def onnx(bundle: str, name: str, file: str, brief: bool = False) -> Call:
     return session.run
 
 
-def starting(noise: np.ndarray, channels: int) -> Arrays:
-    """What a generation starts from: noise [B,C,h,w] and, where the UNet takes more ``channels``, a mask that covers
-    everything and the nothing that it leaves of a picture."""
-    told = channels - noise.shape[1]
-    if not told:
-        return {"noise": noise}
-    beside = np.zeros((1, told, *noise.shape[2:]), np.float32)
-    beside[:, 0] = 1
-    return {"noise": noise, "beside": beside}
+def starting(noise: np.ndarray, inputs: Sequence[TensorSpec], conditions: Collection[str]) -> Arrays:
+    """What a generation starts from: noise [B,C,h,w]; where the denoiser takes more channels, a mask that covers
+    everything and the nothing that it leaves of a picture; and what it is told beside ``conditions``, in 2 B rows."""
+    state, rng = {"noise": noise}, np.random.default_rng(SEED)
+    for spec in inputs:
+        shape = [2 * len(noise), *(size for size in spec.shape[1:] if isinstance(size, int))]
+        if spec.name == "sample" and int(spec.shape[1]) > noise.shape[1]:
+            state["beside"] = np.zeros((1, int(spec.shape[1]) - noise.shape[1], *noise.shape[2:]), np.float32)
+            state["beside"][:, 0] = 1
+        elif spec.name not in ("sample", "timestep", *conditions):
+            told = rng.standard_normal(shape, dtype=np.float32)
+            state[f"told/{spec.name}"] = told if spec.dtype == "float32" else np.zeros(shape, np.int64)
+    return state
 
 
 def evaluate(call: Call, state: Arrays, x: np.ndarray, t: float, conditions: Conditions) -> np.ndarray:
