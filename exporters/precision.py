@@ -86,8 +86,8 @@ def measure(
         scratch = Path(name)
         state, inputs = scratch / "state.safetensors", scratch / "inputs.safetensors"
         noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
-        inputs = next(c.inputs for c in components if c.name == family.denoiser)
-        save_file(ids | starting(noise, inputs, checkpoint.conditions), state)
+        denoiser = next(c for c in components if c.name == family.denoiser)
+        save_file(ids | starting(noise, denoiser.inputs, checkpoint.conditions), state)
         for component in sorted(components, key=lambda c: c.name == "vae_encoder"):  # it takes the decoder's pictures
             say(f"measuring {component.name}: which of its values fp16 cannot hold")
             graph = folder / component.part / f"{component.graph}.ranges.onnx"
