@@ -96,6 +96,7 @@ class Manifest:
     denoiser: str  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]]  # its input -> every "text encoder.output" that it is, side by side
     tokenizers: Mapping[str, Mapping[str, Any]]  # text encoder -> folder, max_length, pad (a token)
+    classes: tuple[str, ...]  # names of those that a class-conditional model draws, with commas between several of one
     zero_negative: bool  # where no negative prompt is given its conditions are zero, and not those of an empty text
     preview: Mapping[str, Any] | None  # matrix [C][3], bias [3]: latents to the decoder's RGB in [-1,1]
     files: Mapping[str, FileEntry]  # every file of the bundle but the manifest and README.md
@@ -219,6 +220,7 @@ _manifest = record(
     denoiser=strict.text,
     conditions=strict.keyed(lambda key, value, where: _sources(value, where)),
     tokenizers=strict.keyed(lambda key, value, where: _tokenizer(value, where)),
+    classes=list_of(strict.text, high=100_000),
     zero_negative=strict.boolean,
     preview=optional(record(dict, matrix=list_of(list_of(strict.number, 3, 3), 1), bias=list_of(strict.number, 3, 3))),
     files=strict.keyed(lambda key, value, where: _file(value, where), key=strict.inner_path),

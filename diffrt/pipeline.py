@@ -28,6 +28,7 @@ NEEDS = {
     "image_to_image": "an image and no mask_image",
     "inpaint": "an image and a mask_image",
     "unconditional": "neither prompt nor image",
+    "class_to_image": "class_labels alone",
 }
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 
@@ -122,6 +123,7 @@ class Pipeline:
         cfg_plus_plus: bool = False,
         num_images_per_prompt: int = 1,
         batch_size: int | None = None,
+        class_labels: int | str | Sequence[int | str] | None = None,
         seed: int | Sequence[int] | None = None,
         rng: str = "torch-cpu",
         eta: float = 0.0,
@@ -156,6 +158,7 @@ class Pipeline:
         cfg_plus_plus           the guided picture with the unguided noise, at a guidance_scale from 0 to 1: for
                                 samplers without memory (ddim, euler, euler-a)
         num_images_per_prompt   pictures of one prompt lie side by side in the output
+        class_labels            in place of prompts, of a model that draws classes: numbers or names of them
         batch_size              how many pictures, of a model that takes no prompt (1)
         seed                    an int gives picture i the seed+i, a list gives one each, None draws one at random
         rng                     "torch-cpu": the noise of torch.Generator("cpu"); "philox": of torch.Generator("cuda")
@@ -187,6 +190,7 @@ class Pipeline:
             cfg_plus_plus=cfg_plus_plus,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
+            class_labels=class_labels,
             seed=seed,
             rng=rng,
             eta=eta,

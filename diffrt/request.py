@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffrt.classes import numbers
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
@@ -21,6 +22,10 @@ from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 ALWAYS = (0.0, 1.0)
+WITHOUT_PROMPT = {
+    "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
+    "batch_size": "without being told what: leave out class_labels",
+}
 F32 = NDArray[np.float32]
 
 
@@ -56,6 +61,8 @@ class Request:
     rng: str
     eta: float
     output_type: str
+    class_labels: tuple[int, ...]  # [P] in place of prompts
+    classes: int  # how many the model draws
     told: tuple[Conditions, Conditions]  # what the denoiser is told beside the words, and its negative half: [1,...]
     zero_negative: bool  # nothing is said of the negative half, which is zero
     denoising_start: float | None  # share of the whole run at which this part of it begins
@@ -70,6 +77,8 @@ class Request:
     def task(self) -> str:
         if self.image is not None or self.image_latents is not None:
             return "image_to_image" if self.mask is None else "inpaint"
+        if self.class_labels:
+            return "class_to_image"
         return "text_to_image" if self.conditions or self.prompt_embeds is not None else "unconditional"
 
     def parameters(self, scheduler: str, model: str, chunks: int) -> list[dict[str, Any]]:
@@ -80,6 +89,7 @@ class Request:
         extra |= {} if chunks == 1 else {"chunks": chunks}
         extra |= {"guidance_rescale": self.guidance_rescale} if self.guidance_rescale else {}
         extra |= {"guidance_interval": list(self.guidance_interval)} if self.guidance_interval != ALWAYS else {}
+        labels = [{"class_label": each} for each in self.class_labels for _ in range(self.num_images_per_prompt)]
         extra |= {"cfg_plus_plus": True} if self.cfg_plus_plus else {}
         return [
             {
@@ -95,6 +105,7 @@ class Request:
                 "width": self.width,
                 "model": model,
                 **extra,
+                **(labels[i] if labels else {}),
             }
             for i, seed in enumerate(self.seeds)
         ]
@@ -119,6 +130,7 @@ def check(
     cfg_plus_plus: bool = False,
     num_images_per_prompt: int = 1,
     batch_size: int | None = None,
+    class_labels: int | str | Sequence[int | str] | None = None,
     seed: int | Sequence[int] | None = None,
     rng: str = "torch-cpu",
     eta: float = 0.0,
@@ -133,13 +145,20 @@ def check(
     **sizes: Any,
 ) -> Request:
     """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
+    labels: tuple[int, ...] = ()
     prompts, embeds = _texts("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
     if not manifest.tokenizers:
+        instead = "class_labels" if manifest.classes else "batch_size"
         if any(each is not None for each in (prompts, embeds, negative_prompt, negative_prompt_embeds)):
-            raise InvalidArgument("a prompt is given, and this model takes none: call it with batch_size alone")
-        count = 1 if batch_size is None else _positive("batch_size", batch_size)
-    elif batch_size is not None:
-        raise InvalidArgument("batch_size is for models that take no prompt: give num_images_per_prompt")
+            raise InvalidArgument(f"a prompt is given, and this model takes none: call it with {instead} alone")
+        if (class_labels is None) == bool(manifest.classes) or (manifest.classes and batch_size is not None):
+            raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
+        labels = numbers(manifest.classes, class_labels) if manifest.classes else ()
+        count = len(labels) or (1 if batch_size is None else _positive("batch_size", batch_size))
+    elif batch_size is not None or class_labels is not None:
+        raise InvalidArgument(
+            "batch_size and class_labels are for models that take no prompt: give a prompt and num_images_per_prompt"
+        )
     elif (prompts is None) == (embeds is None):
         raise InvalidArgument("give either a prompt or prompt_embeds" + (", not both" if prompts else ""))
     elif embeds is not None and weighting is not None:
@@ -238,6 +257,8 @@ def check(
         rng=rng,
         eta=_number("eta", eta),
         output_type=output_type,
+        class_labels=labels,
+        classes=len(manifest.classes),
         told=told(inputs, sizes, (height, width), image is not None, guidance),
         zero_negative=manifest.zero_negative and negative_prompt is None and negative_embeds is None,
         denoising_start=start,

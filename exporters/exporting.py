@@ -147,6 +147,7 @@ def write_bundle(
             conditions=checkpoint.conditions,
             tokenizers=tokenizers,
             zero_negative=bool(checkpoint.index.get("force_zeros_for_empty_prompt", checkpoint.family.zero_negative)),
+            classes=checkpoint.family.classes(checkpoint.index, checkpoint.configs),
             preview=fit_preview(folder, latents, specs.get("vae_decoder"), say),
             files=file_entries(folder),
             components=specs,

@@ -66,4 +66,5 @@ class Family:
     denoiser: str = "unet"  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in the manifest
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder
+    classes: Callable[[Mapping[str, Any], Mapping[str, Config]], tuple[str, ...]] = lambda index, configs: ()
     zero_negative: bool = False  # as in the manifest, unless the checkpoint's force_zeros_for_empty_prompt says other

@@ -142,6 +142,7 @@ def _manifest(root: Path, networks: Networks, configs: Mapping[str, Any], schedu
         denoiser="unet",
         conditions=CONDITIONS,
         tokenizers={"text_encoder": tokenizer},
+        classes=(),
         zero_negative=False,
         preview=None,
         files={},

@@ -1,6 +1,7 @@
 """The registry: pipeline class named in model_index.json -> family."""
 
 from ..spec import Family
+from .dit import DIT
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .unconditional import UNCONDITIONAL
@@ -15,6 +16,7 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionXLInpaintPipeline": STABLE_DIFFUSION_XL,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
     "LatentConsistencyModelImg2ImgPipeline": STABLE_DIFFUSION,
+    "DiTPipeline": DIT,
     "DDPMPipeline": UNCONDITIONAL,
     "DDIMPipeline": UNCONDITIONAL,
     "PNDMPipeline": UNCONDITIONAL,
