@@ -20,6 +20,8 @@ def spellings(name: str) -> Iterator[str]:
     yield name
     yield PREFIX + name
     yield name.removeprefix(PREFIX)
+    if name == "encoder.embed_tokens.weight":  # T5's, which a decoder would share
+        yield "shared.weight"
     for new, old in OLD_ATTENTION.items():
         if new in name:
             yield name.replace(new, old)
