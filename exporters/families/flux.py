@@ -86,6 +86,9 @@ def latents(configs: Mapping[str, Config]) -> dict[str, Any]:
 
 FLUX = Family(
     name="flux",
+    title="Flux.1 dev, schnell",
+    tested="pictures against diffusers 0.42.1",
+    all_tasks=("text_to_image",),
     tasks=lambda configs: ("text_to_image",),
     parts={
         "text_encoder": ("CLIPTextModel",),

@@ -102,6 +102,9 @@ def latents(configs: Mapping[str, Config]) -> dict[str, Any]:
 
 STABLE_DIFFUSION_3 = Family(
     name="stable-diffusion-3",
+    title="Stable Diffusion 3, 3.5, with and without T5",
+    tested="pictures against diffusers 0.42.1",
+    all_tasks=("text_to_image",),
     tasks=lambda configs: ("text_to_image",),
     parts={
         "text_encoder": ("CLIPTextModelWithProjection",),
