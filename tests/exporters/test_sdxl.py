@@ -4,6 +4,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import diffrt
@@ -148,13 +149,24 @@ def test_handing_over_to_the_refiner(folder, base):
 
 def test_from_a_picture(folder, base):
     pipe, theirs = base[0], reference(folder, "Img2Img")
-    image = np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8)
-    from PIL import Image
-
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8))
     arguments = {**PROMPT, "num_inference_steps": 5, "strength": 0.6, "guidance_scale": 6.0, "negative_prompt": "apple",
                  "crops_coords_top_left": (5, 9)}  # fmt: skip
-    out = pipe(image=Image.fromarray(image), seed=11, output_type="np", **arguments)
-    expected = theirs(image=Image.fromarray(image), generator=generators(), output_type="np", **arguments)
+    out = pipe(image=image, seed=11, output_type="np", **arguments)
+    expected = theirs(image=image, generator=generators(), output_type="np", **arguments)
+    assert_same(out.images, expected.images)
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_inpainting(folder, base, strength):
+    pipe, theirs = base[0], reference(folder, "Inpaint")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8))
+    mask = np.zeros((64, 88), np.uint8)
+    mask[16:48, 8:56] = 255
+    arguments = {**PROMPT, "num_inference_steps": 5, "strength": strength, "guidance_scale": 6.0, "image": image,
+                 "mask_image": Image.fromarray(mask)}  # fmt: skip
+    out = pipe(seed=11, output_type="np", **arguments)
+    expected = theirs(generator=generators(), output_type="np", height=64, width=88, **arguments)
     assert_same(out.images, expected.images)
 
 
