@@ -1,21 +1,15 @@
-"""T5's encoder (Raffel et al. 2019, arXiv:1910.10683), from transformers."""
+"""T5's encoder as a component: what it says of each token of a prompt."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffrt.manifest import TensorSpec
 
+from ..models.t5 import T5EncoderModel
 from ..spec import TOLERANCE, Component, Config
 
 
-def build(config: Config) -> nn.Module:
-    from transformers import T5Config, T5EncoderModel
-
-    known = {k: v for k, v in config.items() if k not in ("torch_dtype", "dtype", "transformers_version")}
-    return T5EncoderModel(T5Config(**known))
-
-
-def encode(module: nn.Module, input_ids: Tensor) -> Tensor:
-    return module(input_ids=input_ids).last_hidden_state.float()
+def encode(module: T5EncoderModel, input_ids: Tensor) -> Tensor:
+    return module(input_ids).float()
 
 
 def t5_encoder(name: str, config: Config, tokens: int) -> Component:
@@ -23,7 +17,7 @@ def t5_encoder(name: str, config: Config, tokens: int) -> Component:
         name=name,
         part=name,
         graph="model",
-        build=build,
+        build=T5EncoderModel,
         call=encode,
         inputs=(TensorSpec("input_ids", "int64", ("batch", "sequence")),),
         outputs=(TensorSpec("last_hidden_state", "float32", ("batch", "sequence", config["d_model"])),),
