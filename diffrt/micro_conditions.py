@@ -48,8 +48,8 @@ def told(
 def _ids(
     given: Mapping[str, Any], size: tuple[int, int], from_picture: bool, scored: bool
 ) -> tuple[list[float], list[float]]:
-    """As diffusers fills them. The negative half: from words alone without sizes of its own what the other half is told,
-    with them its own crop or none; from a picture its own or else the other's, but that of a scored model is none."""
+    """As diffusers fills them. The negative half is told, from words alone and without sizes of its own, what the other
+    half is; with them its own crop or none; from a picture its own or the other's, but in a scored model none."""
     own_sizes = {"original_size": size, "crops_coords_top_left": (0, 0), "target_size": size}
     at: dict[str, Any] = {**own_sizes, **SCORES, **given}
     own = "negative_original_size" in given and "negative_target_size" in given
