@@ -62,7 +62,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         q, k, v = (y(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        return self.o(y.transpose(1, 2).flatten(2))
+        y = y.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # kernels for a mask lay y out otherwise
+        return self.o(y.flatten(2))
 
 
 class FeedForward(nn.Module):
