@@ -5,7 +5,7 @@ import json
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from diffrt.errors import CheckpointError, nearest
 
@@ -43,7 +43,9 @@ def read_config(record: type[T], config: Mapping[str, Any], only: Mapping[str, t
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a field's declared type: a union, a Literal, a tuple, float, bool, str, None, or int, which
     is a count or a size and so at least 1."""
-    if isinstance(hint, types.UnionType):
+    if hint is Any:
+        return True
+    if get_origin(hint) in (types.UnionType, Union):
         return any(fits(value, part) for part in get_args(hint))
     if get_origin(hint) is tuple:
         parts = get_args(hint)

@@ -6,7 +6,8 @@ With several conditions each adds its part (Liu et al. 2022, arXiv:2206.01714, e
 every row of the table: 1 outside of an interval of the run, or what CFG++ makes of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from diffrt.schedulers.table import Table
 
 F32 = NDArray[np.float32]
 Model = Callable[[F32, float, int], F32]  # (x [B,C,h,w], t, row of the table) -> [B,C,h,w]
-Conditioned = Callable[[F32, float, F32], F32]  # (x, t, embeds [B,S,D]) -> [B,C,h,w]
+Conditions = Mapping[str, NDArray[Any]]  # what a denoiser is told beside x and t, by its inputs' names: each [B,...]
+Conditioned = Callable[[F32, float, Conditions], F32]  # (x, t, conditions) -> [B,C,h,w]
 
 
 def is_guided(scale: float) -> bool:
@@ -26,40 +28,45 @@ def is_guided(scale: float) -> bool:
 
 def guide(
     model: Conditioned,
-    embeds: F32,
-    negative: F32 | None,
+    conditions: Conditions,
+    negative: Conditions | None,
     scale: float | F32,
     factors: Sequence[float | None] | None = None,
     rescale: float = 0.0,
 ) -> Model:
-    """The model of x, t and the row alone. embeds [K*B,S,D], the first conditions of all B pictures, then the second
-    ones; negative [B,S,D], with None it is not guided; scale: one number, or [K,B], one for each condition of each
+    """The model of x, t and the row alone. conditions [K*B,...], the first ones of all B pictures, then the second
+    ones; negative [B,...], with None it is not guided; scale: one number, or [K,B], one for each condition of each
     picture; factors [E]: by what the scale is multiplied in each row, None where the row is not guided (K = 1);
     rescale: as in `rescaled` (K = 1).
 
     All go through the model as one batch, the negative first. Raises InvalidArgument where they cannot.
     """
     if negative is None:
-        return lambda x, t, row: model(x, t, embeds)
-    count, rest = divmod(len(embeds), len(negative))
-    if rest or negative.shape[1:] != embeds.shape[1:]:
-        raise InvalidArgument(
-            f"the embeddings of the prompt have the shape {list(embeds.shape)}, those of the negative prompt "
-            f"{list(negative.shape)}: pass negative_prompt_embeds of the same shape, or chunks='auto'"
-        )
-    everything = np.concatenate([negative, embeds])
-    scales = np.broadcast_to(np.asarray(scale, np.float32), (count, len(negative)))[..., None, None, None]
+        return lambda x, t, row: model(x, t, conditions)
+    everything = {name: _joined(name, negative[name], array) for name, array in conditions.items()}
+    batch = len(next(iter(negative.values())))
+    count = len(next(iter(conditions.values()))) // batch
+    scales = np.broadcast_to(np.asarray(scale, np.float32), (count, batch))[..., None, None, None]
 
     def guided(x: F32, t: float, row: int) -> F32:
         factor = 1.0 if factors is None else factors[row]
         if factor is None:
-            return model(x, t, embeds)
-        without, *conditions = np.split(model(np.concatenate([x] * (1 + count)), t, everything), 1 + count)
-        parts = zip(scales * np.float32(factor), conditions, strict=True)
+            return model(x, t, conditions)
+        without, *told = np.split(model(np.concatenate([x] * (1 + count)), t, everything), 1 + count)
+        parts = zip(scales * np.float32(factor), told, strict=True)
         m = without + sum(k * (with_prompt - without) for k, with_prompt in parts)
-        return rescaled(m, conditions[0], rescale) if rescale else m
+        return rescaled(m, told[0], rescale) if rescale else m
 
     return guided
+
+
+def _joined(name: str, negative: NDArray[Any], positive: NDArray[Any]) -> NDArray[Any]:
+    if len(positive) % len(negative) or positive.shape[1:] != negative.shape[1:]:
+        raise InvalidArgument(
+            f"the prompt's {name} has the shape {list(positive.shape)}, the negative prompt's {list(negative.shape)}: "
+            "pass negative_prompt_embeds of the same shape, or chunks='auto'"
+        )
+    return np.concatenate([negative, positive])
 
 
 def rescaled(m: F32, with_prompt: F32, share: float) -> F32:

@@ -32,12 +32,23 @@ class UNetConfig:
     num_attention_heads: int | tuple[int, ...] | None = None
     use_linear_projection: bool = False
     upcast_attention: bool = False
+    transformer_layers_per_block: int | tuple[int, ...] = 1
+    addition_embed_type: Literal["text_time"] | None = None  # told of the whole prompt, and of sizes and crops
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
+    time_cond_proj_dim: int | None = None  # told how much guidance it is to act as if it had
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "UNetConfig":
         return read_config(cls, config, UNET_ONLY)
 
     def __post_init__(self) -> None:
+        if self.addition_embed_type and not (
+            self.addition_time_embed_dim and self.projection_class_embeddings_input_dim
+        ):
+            raise CheckpointError(
+                "addition_embed_type needs addition_time_embed_dim and projection_class_embeddings_input_dim: give both"
+            )
         down, up, heads = self.down, self.up, self.heads
         for index, width in enumerate(self.block_out_channels):
             uses_heads = down[index] or up[self.blocks - 1 - index] or index == self.blocks - 1
@@ -55,6 +66,11 @@ class UNetConfig:
     def heads(self) -> tuple[int, ...]:
         """Attention heads of each block."""
         return per_block(self.num_attention_heads or self.attention_head_dim, self.blocks, "attention_head_dim")
+
+    @property
+    def transformers(self) -> tuple[int, ...]:
+        """Transformer blocks of each block's attentions."""
+        return per_block(self.transformer_layers_per_block, self.blocks, "transformer_layers_per_block")
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -81,13 +97,12 @@ class UNetConfig:
 UNET_ONLY: dict[str, tuple] = {
     "center_input_sample": (False,), "mid_block_type": ("UNetMidBlock2DCrossAttn",), "act_fn": ("silu",),
     "only_cross_attention": (False, None), "mid_block_scale_factor": (1,), "dropout": (0,),
-    "transformer_layers_per_block": (1,), "reverse_transformer_layers_per_block": (None,),
+    "reverse_transformer_layers_per_block": (None,),
     "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,), "dual_cross_attention": (False,),
-    "class_embed_type": (None,), "addition_embed_type": (None,), "addition_time_embed_dim": (None,),
+    "class_embed_type": (None,),
     "num_class_embeds": (None,), "resnet_time_scale_shift": ("default",), "resnet_skip_time_act": (False,),
     "resnet_out_scale_factor": (1,), "time_embedding_type": ("positional",), "time_embedding_dim": (None,),
-    "time_embedding_act_fn": (None,), "timestep_post_act": (None,), "time_cond_proj_dim": (None,),
-    "conv_in_kernel": (3,), "conv_out_kernel": (3,), "projection_class_embeddings_input_dim": (None,),
+    "time_embedding_act_fn": (None,), "timestep_post_act": (None,), "conv_in_kernel": (3,), "conv_out_kernel": (3,),
     "attention_type": ("default",), "class_embeddings_concat": (False,),
     "mid_block_only_cross_attention": (None, False), "cross_attention_norm": (None,),
     "addition_embed_type_num_heads": (64,),

@@ -9,7 +9,8 @@ from typing import Any
 from diffrt import hub, request
 from diffrt.bundle import Bundle
 from diffrt.components.denoiser import Denoiser
-from diffrt.components.text_encoder import TextEncoder
+from diffrt.components.pixels import Pixels
+from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Step
 from diffrt.errors import BundleError, InvalidArgument, nearest
@@ -18,7 +19,7 @@ from diffrt.request import F32
 from diffrt.schedulers import Scheduler, from_config
 from diffrt.session import require
 from diffrt.tasks import TASKS
-from diffrt.tasks.shared import Output, Parts, whole_chunks
+from diffrt.tasks.shared import EMBEDS, Output, Parts, whole_chunks
 
 BUNDLES = {"emoji": Path(__file__).parent / "bundles" / "emoji"}  # shipped with the package
 MEMORY = {"keep": 128 * 128, "low": 64 * 64}  # and the latent pixels above which the autoencoder works in tiles
@@ -26,6 +27,8 @@ NEEDS = {
     "text_to_image": "a prompt alone",
     "image_to_image": "an image and no mask_image",
     "inpaint": "an image and a mask_image",
+    "unconditional": "neither prompt nor image",
+    "class_to_image": "class_labels alone",
 }
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 
@@ -80,12 +83,12 @@ class Pipeline:
         if not set(TASKS) & set(bundle.manifest.tasks):
             raise BundleError(f"{bundle.root} is for {', '.join(bundle.manifest.tasks)}: pip install -U diffrt")
         self.scheduler = from_config(bundle.json(SCHEDULER_CONFIG), bundle.manifest.defaults.scheduler)
-        preview = bundle.manifest.preview
+        preview, components = bundle.manifest.preview, bundle.manifest.components
         self._parts = Parts(
-            text_encoder=TextEncoder(bundle, self.provider),
+            text_encoder=TextEncoders(bundle, self.provider) if bundle.manifest.tokenizers else None,
             denoiser=Denoiser(bundle, self.provider),
-            encoder=Encoder(bundle, self.provider, MEMORY[memory]),
-            decoder=Decoder(bundle, self.provider, MEMORY[memory]),
+            encoder=Encoder(bundle, self.provider, MEMORY[memory]) if "vae_encoder" in components else None,
+            decoder=Decoder(bundle, self.provider, MEMORY[memory]) if "vae_decoder" in components else Pixels(),
             colours=(preview["matrix"], preview["bias"]) if preview else None,
             model=name or bundle.root.resolve().name,
             keep=memory == "keep",
@@ -119,19 +122,27 @@ class Pipeline:
         guidance_interval: Sequence[float] = request.ALWAYS,
         cfg_plus_plus: bool = False,
         num_images_per_prompt: int = 1,
+        batch_size: int | None = None,
+        class_labels: int | str | Sequence[int | str] | None = None,
         seed: int | Sequence[int] | None = None,
         rng: str = "torch-cpu",
         eta: float = 0.0,
         latents: F32 | None = None,
         prompt_embeds: F32 | None = None,
         negative_prompt_embeds: F32 | None = None,
+        pooled_prompt_embeds: F32 | None = None,
+        negative_pooled_prompt_embeds: F32 | None = None,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
         output_type: str = "pil",
+        **sizes: Any,
     ) -> Output:
         """Draw pictures. Argument names and meanings are those of diffusers; None is the bundle's own default.
 
         prompt                  a text or a list of them, or None where prompt_embeds [P,S,D] f32 are given
         image                   a picture to start from, or one for each prompt: a path, a Pillow image or an array
-                                [H,W,3], u8 or f32 in [0,1]. Its size is the output's, down to a multiple of 8
+                                [H,W,3], u8 or f32 in [0,1]. Its size is the output's, down to a multiple of 8.
+                                Or latents [B,C,h,w] f32
         mask_image              with an image: white is drawn anew, black stays; of the image's size
         strength                with an image: the share of the steps that are run, from 0 to 1 (0.8; with a mask 1)
         negative_prompt         what to keep away from: one text for all prompts or one each; unused without guidance
@@ -147,10 +158,17 @@ class Pipeline:
         cfg_plus_plus           the guided picture with the unguided noise, at a guidance_scale from 0 to 1: for
                                 samplers without memory (ddim, euler, euler-a)
         num_images_per_prompt   pictures of one prompt lie side by side in the output
+        class_labels            in place of prompts, of a model that draws classes: numbers or names of them
+        batch_size              how many pictures, of a model that takes no prompt (1)
         seed                    an int gives picture i the seed+i, a list gives one each, None draws one at random
         rng                     "torch-cpu": the noise of torch.Generator("cpu"); "philox": of torch.Generator("cuda")
         eta                     DDIM's share of fresh noise, from 0 to 1
         latents                 [B,C,h,w] f32 initial noise of unit variance, in place of the seed's
+        pooled_prompt_embeds    [P,D] f32 of the whole prompts, beside prompt_embeds, of models that are told of both
+        denoising_end           the share of the run after which to stop and hand over, with output_type "latent"
+        denoising_start         the share at which another model goes on, with those latents as its image
+        sizes                   of models that are told of them (Stable Diffusion XL): original_size, target_size,
+                                crops_coords_top_left, each also as negative_...; aesthetic_score of its refiner
         output_type             "pil", "np" (f32 in [0,1]) or "latent" (not decoded)
 
         Raises InvalidArgument for an argument outside what is allowed, NumericalError for NaN in a component.
@@ -171,13 +189,20 @@ class Pipeline:
             guidance_interval=guidance_interval,
             cfg_plus_plus=cfg_plus_plus,
             num_images_per_prompt=num_images_per_prompt,
+            batch_size=batch_size,
+            class_labels=class_labels,
             seed=seed,
             rng=rng,
             eta=eta,
             latents=latents,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            denoising_start=denoising_start,
+            denoising_end=denoising_end,
             output_type=output_type,
+            **sizes,
         ).result()
 
     def stream(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> "Stream":
@@ -194,10 +219,12 @@ class Pipeline:
         """What the text encoder makes of prompts or negative prompts: to blend, and to pass in as prompt_embeds."""
         texts, chunks = request.to_embed(prompts, weighting, chunks)
         encoder = self._parts.text_encoder
-        embeds, truncated = encoder(texts, whole_chunks(chunks, texts, encoder), weighting)
+        if encoder is None:
+            raise InvalidArgument(f"{self.bundle.root} takes no prompt: there is nothing to embed")
+        conditions, truncated = encoder(texts, whole_chunks(chunks, texts, encoder), weighting)
         self._parts.done(encoder)
         _warn(truncated)
-        return embeds
+        return conditions[EMBEDS]
 
     def close(self) -> None:
         """Free the graphs; a later call opens them again."""

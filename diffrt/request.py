@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffrt.classes import numbers
 from diffrt.errors import InvalidArgument, nearest
-from diffrt.guidance import is_guided
+from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
+from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, resolve_seeds
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
 from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
@@ -20,6 +22,10 @@ from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 ALWAYS = (0.0, 1.0)
+WITHOUT_PROMPT = {
+    "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
+    "batch_size": "without being told what: leave out class_labels",
+}
 F32 = NDArray[np.float32]
 
 
@@ -35,8 +41,11 @@ class Request:
     chunks: int | str  # of text, or "auto"
     prompt_embeds: F32 | None  # [P,S,D]
     negative_prompt_embeds: F32 | None  # [P,S,D]
+    pooled_prompt_embeds: F32 | None  # [P,D] of the whole prompt
+    negative_pooled_prompt_embeds: F32 | None  # [P,D]
     latents: F32 | None  # [B,C,h,w] unit noise
     image: F32 | None  # [1 or P,3,H,W] in [-1,1]: what to start from
+    image_latents: F32 | None  # [B,C,h,w] the same, encoded
     mask: F32 | None  # [1 or P,1,H,W], 1 where to paint anew
     strength: float  # share of the steps that are run, 0 to 1
     latent_shape: tuple[int, int, int]  # C,h,w
@@ -52,22 +61,37 @@ class Request:
     rng: str
     eta: float
     output_type: str
+    even_sigmas: bool  # as in the manifest
+    patch: int  # latent pixels of a transformer's token, each way
+    class_labels: tuple[int, ...]  # [P] in place of prompts
+    classes: int  # how many the model draws
+    told: tuple[Conditions, Conditions]  # what the denoiser is told beside the words, and its negative half: [1,...]
+    zero_negative: bool  # nothing is said of the negative half, which is zero
+    denoising_start: float | None  # share of the whole run at which this part of it begins
+    denoising_end: float | None  # and at which it ends
 
     @property
     def guided(self) -> bool:
-        return self.cfg_plus_plus or is_guided(self.guidance_scale)
+        """Whether there is a negative half; a distilled model is told of the guidance instead."""
+        return "guidance" not in self.told[0] and (self.cfg_plus_plus or is_guided(self.guidance_scale))
 
     @property
     def task(self) -> str:
-        return "text_to_image" if self.image is None else "image_to_image" if self.mask is None else "inpaint"
+        if self.image is not None or self.image_latents is not None:
+            return "image_to_image" if self.mask is None else "inpaint"
+        if self.class_labels:
+            return "class_to_image"
+        return "text_to_image" if self.conditions or self.prompt_embeds is not None else "unconditional"
 
     def parameters(self, scheduler: str, model: str, chunks: int) -> list[dict[str, Any]]:
         """What made each picture, as JSON values: [B]. chunks: as many as the prompts filled."""
-        extra: dict[str, Any] = {} if self.image is None else {"task": self.task, "strength": self.strength}
+        pictured = self.task in ("image_to_image", "inpaint")
+        extra: dict[str, Any] = {"task": self.task, "strength": self.strength} if pictured else {}
         extra |= {} if self.weighting is None else {"weighting": self.weighting}
         extra |= {} if chunks == 1 else {"chunks": chunks}
         extra |= {"guidance_rescale": self.guidance_rescale} if self.guidance_rescale else {}
         extra |= {"guidance_interval": list(self.guidance_interval)} if self.guidance_interval != ALWAYS else {}
+        labels = [{"class_label": each} for each in self.class_labels for _ in range(self.num_images_per_prompt)]
         extra |= {"cfg_plus_plus": True} if self.cfg_plus_plus else {}
         return [
             {
@@ -83,6 +107,7 @@ class Request:
                 "width": self.width,
                 "model": model,
                 **extra,
+                **(labels[i] if labels else {}),
             }
             for i, seed in enumerate(self.seeds)
         ]
@@ -106,21 +131,42 @@ def check(
     guidance_interval: Sequence[float] = ALWAYS,
     cfg_plus_plus: bool = False,
     num_images_per_prompt: int = 1,
+    batch_size: int | None = None,
+    class_labels: int | str | Sequence[int | str] | None = None,
     seed: int | Sequence[int] | None = None,
     rng: str = "torch-cpu",
     eta: float = 0.0,
     latents: F32 | None = None,
     prompt_embeds: F32 | None = None,
     negative_prompt_embeds: F32 | None = None,
+    pooled_prompt_embeds: F32 | None = None,
+    negative_pooled_prompt_embeds: F32 | None = None,
+    denoising_start: float | None = None,
+    denoising_end: float | None = None,
     output_type: str = "pil",
+    **sizes: Any,
 ) -> Request:
     """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
+    labels: tuple[int, ...] = ()
     prompts, embeds = _texts("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
-    if (prompts is None) == (embeds is None):
+    if not manifest.tokenizers:
+        instead = "class_labels" if manifest.classes else "batch_size"
+        if any(each is not None for each in (prompts, embeds, negative_prompt, negative_prompt_embeds)):
+            raise InvalidArgument(f"a prompt is given, and this model takes none: call it with {instead} alone")
+        if (class_labels is None) == bool(manifest.classes) or (manifest.classes and batch_size is not None):
+            raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
+        labels = numbers(manifest.classes, class_labels) if manifest.classes else ()
+        count = len(labels) or (1 if batch_size is None else _positive("batch_size", batch_size))
+    elif batch_size is not None or class_labels is not None:
+        raise InvalidArgument(
+            "batch_size and class_labels are for models that take no prompt: give a prompt and num_images_per_prompt"
+        )
+    elif (prompts is None) == (embeds is None):
         raise InvalidArgument("give either a prompt or prompt_embeds" + (", not both" if prompts else ""))
-    if embeds is not None and weighting is not None:
+    elif embeds is not None and weighting is not None:
         raise InvalidArgument("weighting is given with prompt_embeds: weigh them with pipe.embed(..., weighting=...)")
-    count = len(prompts if prompts is not None else embeds)  # type: ignore[arg-type]
+    else:
+        count = len(prompts if prompts is not None else embeds)  # type: ignore[arg-type]
     negative_embeds = _embeds("negative_prompt_embeds", negative_prompt_embeds)
     if negative_embeds is not None:
         if negative_prompt is not None:
@@ -130,14 +176,26 @@ def check(
                 f"negative_prompt_embeds has the shape {list(negative_embeds.shape)}; it must fit "
                 + (f"prompt_embeds, {list(embeds.shape)}" if embeds is not None else f"{count} prompts")
             )
+    inputs = _inputs(manifest)
+    pooled = [
+        _pooled(name, value, beside, "text_embeds" in inputs)
+        for name, value, beside in (
+            ("pooled_prompt_embeds", pooled_prompt_embeds, embeds),
+            ("negative_pooled_prompt_embeds", negative_pooled_prompt_embeds, negative_embeds),
+        )
+    ]
     images = _positive("num_images_per_prompt", num_images_per_prompt) * count
-    pictures, masked = _pictures(image, mask_image, strength, count)
+    encoded = image if isinstance(image, np.ndarray) and image.ndim == 4 else None
+    if encoded is not None and (mask_image is not None or latents is not None):
+        raise InvalidArgument("image is latents [B,C,h,w]: leave out mask_image and latents, or give a picture")
+    begin = None if encoded is not None else image
+    pictures, masked = _pictures(begin, mask_image, strength if encoded is None else None, count)
     if pictures:
         own = common_size("image", pictures)
         if masked:
             check_same_size(own, common_size("mask_image", masked))
         height, width = _floored(manifest, own, height, width)
-    height, width = _size(manifest, height, width, latents)
+    height, width = _size(manifest, height, width, latents if encoded is None else encoded)
     factor = manifest.latents["scale_factor"]
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
     if output_type not in OUTPUT_TYPES:
@@ -154,6 +212,14 @@ def check(
         raise InvalidArgument(f"guidance_scale is {guidance:g}, and cfg_plus_plus takes 0 to 1: give for instance 0.6")
     if cfg_plus_plus and rescale:
         raise InvalidArgument("guidance_rescale scales down what cfg_plus_plus does not scale up: give one of them")
+    start, end = (
+        None if share is None else _share(name, share)
+        for name, share in (("denoising_start", denoising_start), ("denoising_end", denoising_end))
+    )
+    if start is not None and image is None:
+        raise InvalidArgument("denoising_start is given without an image: give the latents of the part before it")
+    if start is not None and end is not None and start >= end:
+        raise InvalidArgument(f"denoising_start is {start:g} and denoising_end {end:g}: the start must come first")
     negatives = _matching(_texts("negative_prompt", negative_prompt), count)
     rows = tuple(zip_longest(*parsed(prompts or (), weighting), fillvalue=Condition("", 0.0)))
     if len(rows) > 1 and not (cfg_plus_plus or is_guided(guidance)):
@@ -169,9 +235,12 @@ def check(
         chunks=checked_chunks(chunks),
         prompt_embeds=embeds,
         negative_prompt_embeds=negative_embeds,
+        pooled_prompt_embeds=pooled[0],
+        negative_pooled_prompt_embeds=pooled[1],
         latents=None if latents is None else _array("latents", latents, (images, *latent_shape)),
         latent_shape=latent_shape,
         image=colours(pictures, height, width) if pictures else None,
+        image_latents=None if encoded is None else _array("image", encoded, (images, *latent_shape)),
         mask=masks(masked, height, width) if masked else None,
         strength=_share(
             "strength",
@@ -190,7 +259,21 @@ def check(
         rng=rng,
         eta=_number("eta", eta),
         output_type=output_type,
+        even_sigmas=manifest.even_sigmas,
+        patch=manifest.latents.get("patch", 1),
+        class_labels=labels,
+        classes=len(manifest.classes),
+        told=told(inputs, sizes, (height, width), image is not None, guidance),
+        zero_negative=manifest.zero_negative and negative_prompt is None and negative_embeds is None,
+        denoising_start=start,
+        denoising_end=end,
     )
+
+
+def _inputs(manifest: Manifest) -> dict[str, tuple[int | str, ...]]:
+    """The shapes of the denoiser's inputs; of a manifest without graphs none."""
+    component = manifest.components.get(manifest.denoiser)
+    return {} if component is None else {spec.name: spec.shape for spec in component.inputs}
 
 
 def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[list[Text], int | str]:
@@ -274,7 +357,8 @@ def _floored(
 
 
 def _multiple(manifest: Manifest) -> int:
-    return math.lcm(8, manifest.latents["scale_factor"])
+    factor = manifest.latents["scale_factor"]
+    return factor if factor == 1 else math.lcm(8, factor * manifest.latents.get("patch", 1))
 
 
 def _size(manifest: Manifest, height: Any, width: Any, latents: Any) -> tuple[int, int]:
@@ -303,6 +387,19 @@ def _embeds(name: str, value: Any) -> F32 | None:
     if not isinstance(value, np.ndarray) or value.ndim != 3:
         raise InvalidArgument(f"{name} is {_shown(value)}: give a float32 array of shape [prompts, tokens, channels]")
     return _array(name, value, value.shape)
+
+
+def _pooled(name: str, value: Any, beside: F32 | None, taken: bool) -> F32 | None:
+    """What is said of whole prompts, which goes with the embeddings `beside` of their tokens."""
+    plain = name.replace("pooled_", "")
+    if value is None:
+        if beside is not None and taken:
+            raise InvalidArgument(f"{plain} is given without {name}, which this model is told as well: give both")
+        return None
+    if beside is None or not taken:
+        why = f" without {plain}: give both" if taken else ", and this model is not told of whole prompts: leave it out"
+        raise InvalidArgument(f"{name} is given{why}")
+    return _array(name, value, (len(beside), *np.shape(value)[1:2]))
 
 
 def _array(name: str, value: Any, shape: tuple[int, ...]) -> F32:

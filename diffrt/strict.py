@@ -50,6 +50,12 @@ def number(value: Any, where: str) -> float:
     return float(value)
 
 
+def boolean(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise wrong(value, where, "true or false")
+    return value
+
+
 def obj(value: Any, where: str) -> dict:
     if not isinstance(value, dict):
         raise wrong(value, where, "an object")

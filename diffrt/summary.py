@@ -21,7 +21,8 @@ def _lines(bundle: Bundle) -> Iterator[str]:
         f"guidance {m.defaults.guidance_scale:g}, {m.defaults.scheduler}"
     )
     yield "latents     {channels} channels, one for {scale_factor} x {scale_factor} pixels".format(**m.latents)
-    yield f"prompt      {m.tokenizer['max_length']} tokens"
+    for encoder, tokenizer in m.tokenizers.items():
+        yield f"prompt      {tokenizer['max_length']} tokens of {tokenizer['folder']}/ to {encoder}"
     for name, component in m.components.items():
         folder = dirname(component.variants[0].file)
         weights = sum(e.bytes for f, e in m.files.items() if dirname(f) == folder and f.endswith(WEIGHTS))

@@ -35,7 +35,21 @@ class Checkpoint:
     family: Family
     configs: Mapping[str, Mapping[str, Any]]  # part -> config.json
     scheduler: Mapping[str, Any]
+    index: Mapping[str, Any]  # model_index.json
     skipped: tuple[str, ...]  # parts that are there and are left behind
+
+    @property
+    def conditions(self) -> dict[str, tuple[str, ...]]:
+        """The family's, of the text encoders that are there."""
+        there = {
+            name: tuple(source for source in sources if source.partition(".")[0] in self.configs)
+            for name, sources in self.family.conditions.items()
+        }
+        return {name: sources for name, sources in there.items() if sources}
+
+    @property
+    def tokenizers(self) -> dict[str, str]:
+        return {encoder: folder for encoder, folder in self.family.tokenizers.items() if encoder in self.configs}
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -63,6 +77,8 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
     configs = {}
     for part, classes in family.parts.items():
         declared = index.get(part)
+        if part in family.optional and declared in (None, [None, None]):
+            continue
         name = declared[1] if isinstance(declared, list) and len(declared) == 2 else None
         if name is None:
             raise CheckpointError(f"{root}: model_index.json declares no {part}; {kind} needs one")
@@ -71,11 +87,12 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
         if not (root / part / "config.json").is_file():
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/config.json")
         configs[part] = PartConfig(root / part / "config.json")
+    tokenizers = [folder for encoder, folder in family.tokenizers.items() if encoder in configs]
     for part, files in (
         ("scheduler", ("scheduler_config.json",)),
-        ("tokenizer", ("vocab.json", "tokenizer.json")),
+        *((folder, ("vocab.json", "tokenizer.json")) for folder in tokenizers),
     ):
         if not any((root / part / f).is_file() for f in files):
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/{' or '.join(files)}")
     skipped = tuple(p for p in family.skipped if index.get(p) not in (None, [None, None]))
-    return Checkpoint(root, family, configs, read_json(root / "scheduler" / "scheduler_config.json"), skipped)
+    return Checkpoint(root, family, configs, read_json(root / "scheduler" / "scheduler_config.json"), index, skipped)

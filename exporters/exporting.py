@@ -105,7 +105,7 @@ def write_bundle(
     """Check everything that can be checked, then build the bundle and put it in its place."""
     checkpoint = open_checkpoint(origin.root)
     components = checkpoint.components
-    weights = {part: checkpoint.weights(part, precision) for part in checkpoint.family.parts}
+    weights = {part: checkpoint.weights(part, precision) for part in checkpoint.configs}
     for component in {c.part: c for c in components}.values():
         check_fit(component, checkpoint.configs[component.part], weights[component.part])
     latents = checkpoint.family.latents(checkpoint.configs)
@@ -114,7 +114,15 @@ def write_bundle(
         given = "x".join(map(str, static))
         raise InvalidArgument(f"static size {given}: height and width must be multiples of {factor}")
     settings = manifest_defaults(checkpoint, static, defaults, factor, say)
-    tokenizer = tokenizer_entry(checkpoint.root, checkpoint.configs["text_encoder"]["max_position_embeddings"])
+    tokenizers = {
+        encoder: tokenizer_entry(
+            checkpoint.root,
+            checkpoint.family.t5.get(encoder) or checkpoint.configs[encoder]["max_position_embeddings"],
+            folder,
+            encoder in checkpoint.family.t5,
+        )
+        for encoder, folder in checkpoint.tokenizers.items()
+    }
     for name in checkpoint.skipped:
         say(f"skipping {name}: it is not exported yet")
 
@@ -123,7 +131,7 @@ def write_bundle(
         weights = copy_parts(checkpoint, weights, folder, copy_weights and not origin.converted, say)
         specs = {}
         for component, models, overflows in graphs(
-            folder, checkpoint, weights, components, precision, static, settings, tokenizer, say
+            folder, checkpoint, weights, components, precision, static, settings, tokenizers, say
         ):
             variants, tiling = [], None
             for size, model in models.items():
@@ -141,8 +149,13 @@ def write_bundle(
             tasks=checkpoint.family.tasks(checkpoint.configs),
             defaults=settings,
             latents=latents,
-            tokenizer=tokenizer,
-            preview=fit_preview(folder, latents, specs["vae_decoder"], say),
+            denoiser=checkpoint.family.denoiser,
+            conditions=checkpoint.conditions,
+            tokenizers=tokenizers,
+            zero_negative=bool(checkpoint.index.get("force_zeros_for_empty_prompt", checkpoint.family.zero_negative)),
+            even_sigmas=checkpoint.family.even_sigmas,
+            classes=checkpoint.family.classes(checkpoint.index, checkpoint.configs),
+            preview=fit_preview(folder, latents, specs.get("vae_decoder"), say),
             files=file_entries(folder),
             components=specs,
             certificate=None,
@@ -178,11 +191,12 @@ def copy_parts(
             shutil.copyfile(checkpoint.root / name, folder / name)
     index = read_json(checkpoint.root / "model_index.json") | {part: [None, None] for part in checkpoint.skipped}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    for part in (*weights, "scheduler", "tokenizer"):
+    tokenizers = tuple(checkpoint.tokenizers.values())
+    for part in (*weights, "scheduler", *tokenizers):
         (folder / part).mkdir()
-    for name in TOKENIZER_FILES:
-        if (checkpoint.root / "tokenizer" / name).is_file():
-            shutil.copyfile(checkpoint.root / "tokenizer" / name, folder / "tokenizer" / name)
+    for name in (f"{part}/{file}" for part in tokenizers for file in TOKENIZER_FILES):
+        if (checkpoint.root / name).is_file():
+            shutil.copyfile(checkpoint.root / name, folder / name)
     name = "scheduler/scheduler_config.json"
     shutil.copyfile(checkpoint.root / name, folder / name)
     placed = dict(weights)
@@ -207,7 +221,7 @@ def graphs(
     precision: str,
     static: tuple[int, int] | None,
     settings: Defaults,
-    tokenizer: Mapping[str, Any],
+    tokenizers: Mapping[str, Mapping[str, Any]],
     say: Say,
 ) -> Iterator[tuple[Component, dict[Size, ir.Model], dict[str, float] | None]]:
     """Trace each component for any size (None) and for the static one, and yield its graphs with what overflows in
@@ -227,7 +241,7 @@ def graphs(
         else:
             yield component, models, None
     if waiting:
-        overflows = widen_overflows(folder, checkpoint, components, waiting, settings, tokenizer, say)
+        overflows = widen_overflows(folder, checkpoint, components, waiting, settings, tokenizers, say)
         for component in components:
             yield component, waiting[component.name], overflows[component.name]
 

@@ -42,7 +42,7 @@ def widen_overflows(
     components: tuple[Component, ...],
     traced: Mapping[str, Mapping[Size, ir.Model]],
     defaults: Defaults,
-    tokenizer: Mapping[str, Any],
+    tokenizers: Mapping[str, Mapping[str, Any]],
     say: Say,
 ) -> dict[str, dict[str, float]]:
     """Make what overflows compute in fp32, in each component's graph of any size (None) and in those of a fixed one.
@@ -54,7 +54,7 @@ def widen_overflows(
             infer_types(model)
     of_any_size = {name: models[None] for name, models in traced.items()}
     causes: dict[str, dict[str, float]] = {}
-    for name, ranges in measure(folder, checkpoint, components, of_any_size, defaults, tokenizer, say).items():
+    for name, ranges in measure(folder, checkpoint, components, of_any_size, defaults, tokenizers, say).items():
         order = [node.op_type for node in computing(of_any_size[name])]
         for size, model in traced[name].items():
             if [node.op_type for node in computing(model)] != order:
@@ -71,21 +71,23 @@ def measure(
     components: tuple[Component, ...],
     traced: Mapping[str, ir.Model],
     defaults: Defaults,
-    tokenizer: Mapping[str, Any],
+    tokenizers: Mapping[str, Mapping[str, Any]],
     say: Say,
 ) -> dict[str, Ranges]:
     """The ranges of each component, ``traced`` being its graph for any size. ``folder`` is the bundle so far."""
     latents = checkpoint.family.latents(checkpoint.configs)
     height, width = (min(LARGEST_SIDE, side // latents["scale_factor"]) for side in (defaults.height, defaults.width))
     shape = (len(PROMPTS), latents["channels"], height, width)
-    tokens = Tokenizer(folder / tokenizer["folder"], tokenizer["max_length"], tokenizer["pad"])
-    found = {}
+    found, family = {}, checkpoint.family
+    texts, ids = ["", "", "", *PROMPTS], {}
+    for encoder, entry in tokenizers.items():
+        ids[f"ids/{encoder}"] = Tokenizer.of(folder, entry)(texts).ids
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         state, inputs = scratch / "state.safetensors", scratch / "inputs.safetensors"
         noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
-        channels = next(int(c.inputs[0].shape[1]) for c in components if c.name == "unet")
-        save_file({"ids": tokens(["", "", "", *PROMPTS]).ids} | starting(noise, channels), state)
+        denoiser = next(c for c in components if c.name == family.denoiser)
+        save_file(ids | starting(noise, denoiser.inputs, checkpoint.conditions), state)
         for component in sorted(components, key=lambda c: c.name == "vae_encoder"):  # it takes the decoder's pictures
             say(f"measuring {component.name}: which of its values fp16 cannot hold")
             graph = folder / component.part / f"{component.graph}.ranges.onnx"
@@ -97,6 +99,7 @@ def measure(
                 "side": "range", "component": component.name, "bundle": str(folder),
                 "files": [f"{component.part}/{graph.name}"], "inputs": str(inputs), "state": str(state),
                 "scheduler": dict(checkpoint.scheduler) | {"_class_name": defaults.scheduler},
+                "denoiser": family.denoiser, "conditions": checkpoint.conditions,
             }  # fmt: skip
             largest = load_file(run_worker(job, scratch))
             graph.unlink()

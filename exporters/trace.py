@@ -101,7 +101,7 @@ def trace(component: Component, config: Config, weights: Weights, fixed: Mapping
             for spec in component.inputs
         )
         program = torch.export.export(called, tuple(example.values()), dynamic_shapes=(shapes,), strict=False)
-        wanted = Counter(WHOLE_OPS.get(str(node.target), "") for node in program.graph.nodes)
+        wanted = Counter(WHOLE_OPS.get(str(node.target), "") for node in read(program.graph))
         exported = torch.onnx.export(program, args=(), opset_version=OPSET, dynamo=True, optimize=False, verbose=False)
     assert exported is not None
     model = exported.model
@@ -114,6 +114,18 @@ def trace(component: Component, config: Config, weights: Weights, fixed: Mapping
     for name, value in list(model.graph.initializers.items()):
         value.name = name.removeprefix("module.")
     return model
+
+
+def read(graph: torch.fx.Graph) -> set[torch.fx.Node]:
+    """The nodes that outputs depend on: not those of a last layer where the last but one is asked for."""
+    found: set[torch.fx.Node] = set()
+    waiting = [node for node in graph.nodes if node.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def name_boundary(model: ir.Model, component: Component, fixed: Mapping[str, int]) -> None:

@@ -56,8 +56,13 @@ def run_worker(job: dict[str, Any], scratch: Path) -> Path:
     return out
 
 
-def fit_preview(folder: Path, latents: Mapping[str, int], decoder: ComponentSpec, say: Say) -> dict[str, Any]:
+def fit_preview(
+    folder: Path, latents: Mapping[str, int], decoder: ComponentSpec | None, say: Say
+) -> dict[str, Any] | None:
     """Matrix [C][3] and bias [3] from latents to colours in [-1,1], for cheap previews."""
+    if decoder is None:  # a model of pixels: grey, or red, green and blue
+        matrix = {1: np.ones((1, 3)), 3: np.eye(3)}.get(latents["channels"])
+        return None if matrix is None else {"matrix": matrix.tolist(), "bias": [0.0, 0.0, 0.0]}
     say("fitting the preview")
     with tempfile.TemporaryDirectory() as scratch:
         job = {"side": "preview", "component": "vae_decoder", "bundle": str(folder), "files": [any_size(decoder)]}
@@ -100,11 +105,12 @@ def sizes_of(component: Component, static: str | None, factor: int) -> dict[str,
 
 
 def starting_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Token ids, noise, and what an inpainting UNet is told beside it: mask and picture (else no channels)."""
-    ids = Tokenizer.from_bundle(folder, manifest)(["", PROMPT]).ids
+    """Token ids, noise, and all else that a denoiser is told."""
+    encoders = {each: Tokenizer.from_bundle(folder, manifest, each) for each in manifest.tokenizers}
+    ids = {f"ids/{name}": tokenizer(["", PROMPT]).ids for name, tokenizer in encoders.items()}
     shape = (1, manifest.latents["channels"], PICTURE_LATENTS, PICTURE_LATENTS)
     noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
-    return {"ids": ids} | starting(noise, int(manifest.components["unet"].inputs[0].shape[1]))
+    return ids | starting(noise, manifest.components[manifest.denoiser].inputs, manifest.conditions)
 
 
 def certify(
@@ -139,6 +145,7 @@ def certify(
             save_file(feeds, scratch / "inputs.safetensors")
             job = {
                 "component": component.name, "precision": precision, "scheduler": scheduler,
+                "denoiser": manifest.denoiser, "conditions": manifest.conditions,
                 "source": str(checkpoint.root.resolve()), "bundle": str(folder), "files": [v.file for v in variants],
                 "inputs": str(scratch / "inputs.safetensors"),
                 "generate_with": any_size(manifest.components[component.name]),
@@ -161,7 +168,8 @@ def certify(
                 allowed = max(component.tolerance[precision], TILES_TOLERANCE)
                 worst = compare(f"{prefix}/out/", got, answers["eager"])
                 figures[component.name][tiling.tiled] = passed(component.name, tiling.tiled, worst, allowed)
-        pictures = {side: load_file(state)["picture"] for side, state in states.items()}
+        ends = {side: load_file(state) for side, state in states.items()}
+        pictures = {side: end.get("picture", end["latents"]) for side, end in ends.items()}
     certificate = {
         "versions": versions(),
         "components": figures,

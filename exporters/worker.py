@@ -3,11 +3,15 @@
 JOB is a JSON file. Sides: "eager" runs a component in PyTorch in float32, "onnx" runs its graphs in ONNX Runtime,
 both on the same inputs and both carrying a short generation one stage further; "range" does it with one graph that
 gives the ranges of its values as well; "preview" fits the linear preview.
+
+A generation's state between components, as tensors by name: ids/ENCODER token ids, the negative half first; noise;
+beside, what an inpainting UNet is told of; told/INPUT, the denoiser's inputs, the negative half first where there is
+one; latents; picture.
 """
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +19,10 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from diffrt import schedulers
+from diffrt.components.text_encoder import joined
 from diffrt.denoise import denoise, start
-from diffrt.guidance import guide
+from diffrt.guidance import Conditions, guide
+from diffrt.manifest import TensorSpec
 
 Arrays = dict[str, np.ndarray]
 Call = Callable[[Arrays], Arrays]
@@ -63,36 +69,50 @@ def onnx(bundle: str, name: str, file: str, brief: bool = False) -> Call:
     return session.run
 
 
-def starting(noise: np.ndarray, channels: int) -> Arrays:
-    """What a generation starts from: noise [B,C,h,w] and, where the UNet takes more ``channels``, a mask that covers
-    everything and the nothing that it leaves of a picture."""
-    told = channels - noise.shape[1]
-    if not told:
-        return {"noise": noise}
-    beside = np.zeros((1, told, *noise.shape[2:]), np.float32)
-    beside[:, 0] = 1
-    return {"noise": noise, "beside": beside}
+def starting(noise: np.ndarray, inputs: Sequence[TensorSpec], conditions: Collection[str]) -> Arrays:
+    """What a generation starts from: noise [B,C,h,w]; where the denoiser takes more channels, a mask that covers
+    everything and the nothing that it leaves of a picture; and what it is told beside ``conditions``, in 2 B rows."""
+    state, rng = {"noise": noise}, np.random.default_rng(SEED)
+    for spec in inputs:
+        shape = [2 * len(noise), *(size for size in spec.shape[1:] if isinstance(size, int))]
+        if spec.name == "sample" and int(spec.shape[1]) > noise.shape[1]:
+            state["beside"] = np.zeros((1, int(spec.shape[1]) - noise.shape[1], *noise.shape[2:]), np.float32)
+            state["beside"][:, 0] = 1
+        elif spec.name not in ("sample", "timestep", *conditions):
+            told = rng.standard_normal(shape, dtype=np.float32)
+            state[f"told/{spec.name}"] = told if spec.dtype == "float32" else np.zeros(shape, np.int64)
+    return state
 
 
-def evaluate(call: Call, state: Arrays, x: np.ndarray, t: float, embeds: np.ndarray) -> np.ndarray:
-    """The UNet at [B,C,h,w], time t and [B,S,D]."""
+def evaluate(call: Call, state: Arrays, x: np.ndarray, t: float, conditions: Conditions) -> np.ndarray:
+    """The denoiser at [B,C,h,w], time t and what it is told, each [B,...]."""
     if "beside" in state:
         x = np.concatenate([x, state["beside"].repeat(len(x), axis=0)], axis=1)
-    feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), "encoder_hidden_states": embeds}
-    return call(feeds)["out_sample"]
+    feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), **conditions}
+    (output,) = call(feeds).values()
+    return output
 
 
-def advance(name: str, call: Call, state: Arrays, scheduler: Mapping) -> Arrays:
+def told(state: Arrays) -> Conditions:
+    return {key.removeprefix("told/"): array for key, array in state.items() if key.startswith("told/")}
+
+
+def advance(name: str, call: Call, state: Arrays, job: Mapping) -> Arrays:
     """Carry the short generation through one component; the table and the loop are those of any generation."""
-    if name == "text_encoder":
-        return state | {"embeds": call({"input_ids": state["ids"]})["last_hidden_state"]}
+    if f"ids/{name}" in state:
+        said = {f"said/{name}.{key}": array for key, array in call({"input_ids": state[f"ids/{name}"]}).items()}
+        state = state | said
+        ready = {key: of for key, of in job["conditions"].items() if all(f"said/{each}" in state for each in of)}
+        outputs = {key.removeprefix("said/"): array for key, array in state.items() if key.startswith("said/")}
+        return state | {f"told/{key}": array for key, array in joined(ready, outputs).items()}
     if name == "vae_decoder":
         return state | {"picture": call({"latent_sample": state["latents"]})["sample"]}
-    if name != "unet":
+    if name != job["denoiser"]:
         return state
-    table = schedulers.from_config(scheduler).table(STEPS)
-    negative, prompt = np.split(state["embeds"], 2)
-    model = guide(partial(evaluate, call, state), prompt, negative, GUIDANCE)
+    table = schedulers.from_config(job["scheduler"]).table(STEPS)
+    halves = {key: np.split(array, 2) for key, array in told(state).items()}
+    negative, prompt = ({key: half[i] for key, half in halves.items()} for i in (0, 1))
+    model = guide(partial(evaluate, call, state), prompt, negative or None, GUIDANCE)
     *_, last = denoise(table, model, start(table, state["noise"]), lambda _: state["noise"])
     return state | {"latents": last.latents}
 
@@ -122,7 +142,7 @@ def check(job: Mapping) -> Arrays:
         feeds = {key.removeprefix(prefix): array for key, array in inputs.items() if key.startswith(prefix)}
         out |= {f"{name}/{file}/out/{key}": np.ascontiguousarray(array) for key, array in call(feeds).items()}
         if file == job["generate_with"]:
-            state = advance(name, call, load_file(job["state"]), job["scheduler"])
+            state = advance(name, call, load_file(job["state"]), job)
             save_file({key: np.ascontiguousarray(array) for key, array in state.items()}, job["state"])
         del call  # a session must be gone before the next one loads the same weights
     return out
@@ -130,7 +150,7 @@ def check(job: Mapping) -> Arrays:
 
 def measure_ranges(job: Mapping) -> Arrays:
     """The largest magnitudes over the job's inputs, the short generation, and both ends of the noise."""
-    name, scheduler = job["component"], job["scheduler"]
+    name = job["component"]
     run = onnx(job["bundle"], name, job["files"][0], brief=True)  # a full-size UNet: 5.0 GB and not 7.8
     found: Arrays = {}
 
@@ -142,10 +162,11 @@ def measure_ranges(job: Mapping) -> Arrays:
         return out
 
     call(load_file(job["inputs"]))
-    state = advance(name, call, load_file(job["state"]), scheduler)
-    if name == "unet":
-        for t, x in ((scheduler.get("num_train_timesteps", 1000) - 1, state["noise"]), (0, state["latents"])):
-            evaluate(call, state, x, t, state["embeds"][-len(x) :])
+    state = advance(name, call, load_file(job["state"]), job)
+    if name == job["denoiser"]:
+        last = job["scheduler"].get("num_train_timesteps", 1000) - 1
+        for t, x in ((last, state["noise"]), (0, state["latents"])):
+            evaluate(call, state, x, t, {key: array[-len(x) :] for key, array in told(state).items()})
     if name == "vae_encoder":
         call({"sample": state["picture"].clip(-1, 1)})
     save_file({key: np.ascontiguousarray(array) for key, array in state.items()}, job["state"])

@@ -10,16 +10,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before diffusers or transformers are imported
-WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1 ...
-if WORKER and hasattr(os, "sched_setaffinity"):  # each on a core of its own, or the libraries' threads fight over them
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
-
 import pytest
 import torch
 from filelock import FileLock
 
+from . import WORKER
 from .checkpoints import write_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]

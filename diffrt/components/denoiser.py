@@ -5,25 +5,31 @@ from numpy.typing import NDArray
 
 from diffrt.bundle import Bundle
 from diffrt.components.graph import Graph
+from diffrt.guidance import Conditions
 from diffrt.providers import Provider
 
 
 class Denoiser:
     def __init__(self, bundle: Bundle, provider: Provider) -> None:
-        self.factor = bundle.manifest.latents["scale_factor"]
-        sample = next(spec for spec in bundle.component("unet").inputs if spec.name == "sample")
-        self.chunk = bundle.manifest.tokenizer["max_length"]
+        manifest = bundle.manifest
+        spec = bundle.component(manifest.denoiser)
+        sample = next(each for each in spec.inputs if each.name == "sample")
+        self.factor = manifest.latents["scale_factor"]
         self.channels = int(sample.shape[1])  # more than the latents' where it is told of a picture beside them
-        self._graph = Graph(bundle, "unet", provider, "out_sample", every_step=True)
+        self.inputs = frozenset(each.name for each in spec.inputs)
+        encoders = {name: sources[0].partition(".")[0] for name, sources in manifest.conditions.items()}
+        self._chunk = {name: manifest.tokenizers[encoder]["max_length"] for name, encoder in encoders.items()}
+        self._graph = Graph(bundle, manifest.denoiser, provider, spec.outputs[0].name, every_step=True)
 
     def __call__(
-        self, x: NDArray[np.float32], t: float, embeds: NDArray[np.float32]
-    ) -> NDArray[np.float32]:  # [B,C,h,w] and [B,S,D] -> [B,C,h,w]
+        self, x: NDArray[np.float32], t: float, conditions: Conditions
+    ) -> NDArray[np.float32]:  # [B,C,h,w] -> [B,C,h,w]
         """x is already scaled by the scheduler; t is the training time, not necessarily whole."""
-        feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), "encoder_hidden_states": embeds}
+        feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), **conditions}
         height, width = (side * self.factor for side in x.shape[2:])
         # graphs of a fixed size are for prompts of one chunk
-        return self._graph.run(feeds, (height, width) if embeds.shape[1] == self.chunk else None)
+        fits = all(conditions[name].ndim == 2 or conditions[name].shape[1] == n for name, n in self._chunk.items())
+        return self._graph.run(feeds, (height, width) if fits else None)
 
     def close(self) -> None:
         self._graph.close()

@@ -17,13 +17,13 @@ class Graph:
     """Opens the variant that the provider prefers for a picture size, and keeps it until another is asked for."""
 
     def __init__(
-        self, bundle: Bundle, component: str, provider: Provider, output: str, *, every_step: bool = False
+        self, bundle: Bundle, component: str, provider: Provider, output: str = "", *, every_step: bool = False
     ) -> None:
         """`output` is the one that run gives. Raises BundleError where the bundle lacks the component or the output.
 
         Working memory is kept between runs only for a graph that runs at `every_step`.
         """
-        if output not in (spec.name for spec in bundle.component(component).outputs):
+        if output not in ("", *(spec.name for spec in bundle.component(component).outputs)):
             raise BundleError(f"{bundle.root}: {component} gives no {output}; export the checkpoint again")
         self._bundle, self._component, self._provider, self._output = bundle, component, provider, output
         self._arena = every_step

@@ -1,32 +1,55 @@
-"""The text encoder: prompts to embeddings, weighted where they say so."""
+"""The text encoders: prompts to what the denoiser is told of them, weighted where they say so."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from diffrt.bundle import Bundle
 from diffrt.components.graph import Graph
 from diffrt.components.tokenizer import Tokenizer
+from diffrt.guidance import Conditions
 from diffrt.prompting import Text
 from diffrt.providers import Provider
 from diffrt.weighting import F32, weigh
 
 
-class TextEncoder:
-    """Raises BundleError on construction where the bundle's tokenizer cannot be used."""
+class TextEncoders:
+    """All those of a bundle. Raises BundleError on construction where a tokenizer of it cannot be used."""
 
     def __init__(self, bundle: Bundle, provider: Provider) -> None:
-        self.tokenizer = Tokenizer.from_bundle(bundle.root, bundle.manifest)
-        self._graph = Graph(bundle, "text_encoder", provider, "last_hidden_state")
+        manifest = bundle.manifest
+        self._conditions = manifest.conditions
+        self._tokenizers = {name: Tokenizer.from_bundle(bundle.root, manifest, name) for name in manifest.tokenizers}
+        self._graphs = {name: Graph(bundle, name, provider) for name in manifest.tokenizers}
+        self.tokenizer = next(iter(self._tokenizers.values()))  # the one that counts chunks and reports what is cut off
 
     def __call__(
         self, texts: Sequence[Text], chunks: int = 1, weighting: str | None = None
-    ) -> tuple[F32, tuple[str, ...]]:
-        """[B] texts -> [B,S,D] f32, and per text the end of it that did not fit. S is chunks * max_length."""
-        ids, weights, truncated = self.tokenizer(texts, chunks)
-        embeds = self._graph.run({"input_ids": ids})
-        if weighting is not None and (weights != 1).any():
-            empty = self._graph.run({"input_ids": self.tokenizer([""]).ids})
-            embeds = weigh(weighting, embeds, weights, empty)
-        return embeds.reshape(len(texts), -1, embeds.shape[-1]), truncated
+    ) -> tuple[Conditions, tuple[str, ...]]:
+        """[B] texts -> inputs of the denoiser, of each token [B,S,D] and of each text [B,D] f32, and per text the end
+        of it that did not fit. S is chunks * max_length; what is said of a whole text is said of its first chunk."""
+        outputs: dict[str, F32] = {}
+        truncated: tuple[str, ...] = ()
+        for name, tokenizer in self._tokenizers.items():
+            ids, weights, cut = tokenizer(texts, chunks)
+            truncated = truncated or cut
+            made = self._graphs[name].run_all({"input_ids": ids})
+            empty = None
+            if weighting is not None and (weights != 1).any():
+                empty = self._graphs[name].run_all({"input_ids": tokenizer([""]).ids})
+            for output, array in made.items():
+                if array.ndim == 3:
+                    said = array if empty is None else weigh(str(weighting), array, weights, empty[output])
+                    outputs[f"{name}.{output}"] = said.reshape(len(texts), -1, array.shape[-1])
+                else:
+                    outputs[f"{name}.{output}"] = array.reshape(len(texts), -1, array.shape[-1])[:, 0]
+        return joined(self._conditions, outputs), truncated
 
     def close(self) -> None:
-        self._graph.close()
+        for graph in self._graphs.values():
+            graph.close()
+
+
+def joined(conditions: Mapping[str, Sequence[str]], outputs: Mapping[str, F32]) -> Conditions:
+    """The denoiser's inputs: outputs of the encoders, side by side where it is told of several."""
+    return {name: np.concatenate([outputs[each] for each in of], axis=-1) for name, of in conditions.items()}

@@ -26,7 +26,7 @@ from diffrt.manifest import MANIFEST, Defaults, Manifest
 from diffrt.model_configs import TextConfig, UNetConfig, VAEConfig
 from diffrt.pipeline import BUNDLES, SCHEDULER_CONFIG
 from diffrt.schedulers import Scheduler, from_config
-from diffrt.stable_diffusion import defaults, latents, tasks, tokenizer_entry
+from diffrt.stable_diffusion import CONDITIONS, defaults, latents, tasks, tokenizer_entry
 
 INDEX = "model_index.json"
 CLASSES = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
@@ -65,8 +65,7 @@ class Checkpoint:
     scheduler: Scheduler
 
     def tokenizer(self) -> Tokenizer:
-        entry = self.manifest.tokenizer
-        return Tokenizer(self.root / entry["folder"], entry["max_length"], entry["pad"])
+        return Tokenizer.of(self.root, self.manifest.tokenizers["text_encoder"])
 
     def load(self, dtype: Any, place: Callable[[str], weights.Place]) -> Params:
         """All parameters, each put by place(part) on its devices. CheckpointError where files do not fit configs."""
@@ -115,6 +114,13 @@ def open_checkpoint(root: Path) -> Checkpoint:
     networks = Networks(
         TextConfig.read(configs["text_encoder"]), UNetConfig.read(configs["unet"]), VAEConfig.read(configs["vae"])
     )
+    for key in ("addition_embed_type", "time_cond_proj_dim"):
+        if getattr(networks.unet, key) is not None:
+            raise CheckpointError(f"{root}: diffrt.flax has no UNet with {key}: export it, and load the bundle")
+    if any(layers != 1 for layers in networks.unet.transformers):
+        raise CheckpointError(
+            f"{root}: diffrt.flax has one transformer block per attention: export it, and load the bundle"
+        )
     scheduler = read_json(root / SCHEDULER_CONFIG)
     if (root / MANIFEST).is_file():
         manifest = Bundle.open(root).manifest
@@ -132,7 +138,12 @@ def _manifest(root: Path, networks: Networks, configs: Mapping[str, Any], schedu
         tasks=tasks(configs),
         defaults=Defaults(**defaults(configs), scheduler=scheduler.get("_class_name", "DDIMScheduler")),
         latents=latents(configs),
-        tokenizer=tokenizer,
+        denoiser="unet",
+        conditions=CONDITIONS,
+        tokenizers={"text_encoder": tokenizer},
+        classes=(),
+        even_sigmas=False,
+        zero_negative=False,
         preview=None,
         files={},
         components={},

@@ -12,7 +12,9 @@ from diffrt.flax.checkpoint import Checkpoint, Params
 from diffrt.flax.placement import Placement
 from diffrt.flax.programs import decode_program, embed_program, encode_program
 from diffrt.flax.weights import checked_dtype
+from diffrt.guidance import Conditions
 from diffrt.prompting import Text
+from diffrt.tasks.shared import EMBEDS
 from diffrt.weighting import weigh
 
 F32 = NDArray[np.float32]
@@ -56,13 +58,14 @@ class TextEncoder:
 
     def __call__(
         self, texts: Sequence[Text], chunks: int = 1, weighting: str | None = None
-    ) -> tuple[F32, tuple[str, ...]]:
-        """[B] texts -> [B,S,D] f32, and per text the end of it that did not fit. S is chunks * max_length."""
+    ) -> tuple[Conditions, tuple[str, ...]]:
+        """[B] texts -> encoder_hidden_states [B,S,D] f32, and per text the end of it that did not fit. S is
+        chunks * max_length."""
         ids, weights, truncated = self.tokenizer(texts, chunks)
         embeds = self._embed(ids)
         if weighting is not None and (weights != 1).any():
             embeds = weigh(weighting, embeds, weights, self._embed(self.tokenizer([""]).ids))
-        return embeds.reshape(len(texts), -1, embeds.shape[-1]), truncated
+        return {EMBEDS: embeds.reshape(len(texts), -1, embeds.shape[-1])}, truncated
 
     def _embed(self, ids: NDArray[np.int64]) -> F32:
         m = self._model

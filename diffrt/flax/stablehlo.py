@@ -106,7 +106,7 @@ def write(
         record: dict[str, Any] = rows[n] | {"init_sigma": np.float32(table.init_sigma)}
         np.savez(folder / f"rows-{n}.npz", **record)
     shutil.copyfile(Path(__file__).with_name("standalone.py"), folder / RUN)
-    shutil.copytree(checkpoint.root / manifest.tokenizer["folder"], folder / "tokenizer")
+    shutil.copytree(checkpoint.root / manifest.tokenizers["text_encoder"]["folder"], folder / "tokenizer")
     closest = min(steps, key=lambda n: abs(n - manifest.defaults.num_inference_steps))
     record = {
         "format": 1, "generator": f"diffrt {__version__}, jax {jax.__version__}", "platforms": list(platforms),
@@ -124,7 +124,8 @@ def functions_of(
     """name -> (part, function of its parameters and more, shapes of the latter): any batch, latents of one size."""
     networks, (h, w) = checkpoint.networks, size
     factor, channels = checkpoint.manifest.latents["scale_factor"], networks.vae.latent_channels
-    tokens, width_of_text = checkpoint.manifest.tokenizer["max_length"], networks.unet.cross_attention_dim
+    tokens = checkpoint.manifest.tokenizers["text_encoder"]["max_length"]
+    width_of_text = networks.unet.cross_attention_dim
     (b,) = jax.export.symbolic_shape("b")
     latents = spec((b, h, w, channels), f32)
     inputs: list[Any] = [

@@ -17,7 +17,17 @@ from diffrt.flax.rows import SLOTS, bucket, rows_of, segment
 from diffrt.guidance import factors
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler, Table
-from diffrt.tasks.shared import Output, Parts, Words, encode_pictures, encode_words, finish, partial_table
+from diffrt.tasks.shared import (
+    EMBEDS,
+    Output,
+    Parts,
+    Words,
+    encode_pictures,
+    encode_words,
+    finish,
+    partial_table,
+    whole_run,
+)
 
 Streams = Sequence[noise.Stream]
 
@@ -33,15 +43,19 @@ class Start:
 
 
 def text_to_image(request: Request, scheduler: Scheduler, parts: Parts, streams: Streams) -> Start:
-    table = scheduler.table(request.num_inference_steps, eta=request.eta)
+    table = whole_run(scheduler, request)
     return Start(table, start(table, unit(request, streams)))
 
 
 def image_to_image(request: Request, scheduler: Scheduler, parts: Parts, streams: Streams) -> Start:
     table = partial_table(scheduler, request)
-    assert request.image is not None
-    latents = encode_pictures(request.image, request, parts, streams)
-    return Start(table, latents if table is None else start(table, unit(request, streams), latents))
+    latents = request.image_latents
+    if latents is None:
+        assert request.image is not None
+        latents = encode_pictures(request.image, request, parts, streams)
+    if table is None or request.denoising_start is not None:
+        return Start(table, latents)
+    return Start(table, start(table, unit(request, streams), latents))
 
 
 def inpaint(request: Request, scheduler: Scheduler, parts: Parts, streams: Streams) -> Start:
@@ -132,7 +146,8 @@ def denoise(
 
 
 def condition_of(words: Words, request: Request, beside: F32 | None, placed: Callable[..., Any]) -> Condition:
-    embeds, negative, scale = words.each(request)  # [K*B,S,D], [B,S,D], [K,B]
+    conditions, without, scale = words.each(request)  # [K*B,...], [B,...], [K,B]
+    embeds, negative = conditions[EMBEDS], None if without is None else without[EMBEDS]  # [K*B,S,D], [B,S,D]
     batch = len(embeds) // len(scale)
     each = embeds.reshape(len(scale), batch, *embeds.shape[1:])
     if negative is None:

@@ -103,6 +103,12 @@ class Table:
         """Which evaluations consume fresh noise."""
         return np.any(self.W[:, :, -1], axis=1)
 
+    def before(self, stop: int) -> "Table":
+        """Its rows before step `stop`: another run goes on from there."""
+        kept = self.step_of < stop
+        rows = {name: getattr(self, name)[kept] for name in self._columns()}
+        return replace(self, **rows, step_of=self.step_of[kept])
+
     def after(self, skip: int) -> "Table":
         """Its rows from step `skip` on; what earlier steps would have remembered is zero."""
         kept = self.step_of >= skip

@@ -17,17 +17,19 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
     table = partial_table(scheduler, request)
     words = encode_words(request, parts)
 
-    assert request.image is not None
     streams = noise.generators(request.seeds, request.rng)
-    latents = encode_pictures(request.image, request, parts, streams)
-    parts.done(parts.encoder)
+    latents = request.image_latents
+    if latents is None:
+        assert request.image is not None
+        latents = encode_pictures(request.image, request, parts, streams)
+        parts.done(parts.encoder)
 
     if table is not None:
-        z = request.latents
-        if z is None:
-            z = noise.randn(streams, request.latent_shape)
+        x = latents  # as noisy as they are to be where the run goes on from another one
+        if request.denoising_start is None:
+            z = request.latents if request.latents is not None else noise.randn(streams, request.latent_shape)
+            x = start(table, z, latents)
         model = guided_model(parts.denoiser, words, request, table)
-        x = start(table, z, latents)
         draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
         for step in denoise(table, model, x, draw, parts.colours):
             yield step

@@ -14,7 +14,7 @@ from diffrt.brownian import row_noise
 from diffrt.components.denoiser import Denoiser
 from diffrt.denoise import Step, denoise, noised, start
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import Conditioned
+from diffrt.guidance import Conditioned, Conditions
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
 from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, guided_model, partial_table
@@ -64,9 +64,9 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
 def telling(denoiser: Denoiser, beside: F32) -> Conditioned:
     """A denoiser that is given the mask and the rest of the picture, [B,1+C,h,w], beside the latents."""
 
-    def model(x: F32, t: float, embeds: F32) -> F32:
+    def model(x: F32, t: float, conditions: Conditions) -> F32:
         halves = len(x) // len(beside)  # with guidance the batch is there twice
-        return denoiser(np.concatenate([x, np.tile(beside, (halves, 1, 1, 1))], axis=1), t, embeds)
+        return denoiser(np.concatenate([x, np.tile(beside, (halves, 1, 1, 1))], axis=1), t, conditions)
 
     return model
 

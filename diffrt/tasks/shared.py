@@ -1,5 +1,6 @@
 """What every task has in common: the parts of a model, the words at its start and the pictures at its end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,14 +11,18 @@ from PIL.Image import Image
 
 from diffrt import image, noise
 from diffrt.components.denoiser import Denoiser
-from diffrt.components.text_encoder import TextEncoder
+from diffrt.components.pixels import Pixels
+from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Colours
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import Conditioned, Model, factors, guide
+from diffrt.guidance import Conditioned, Conditions, Model, factors, guide
 from diffrt.prompting import MOST_CHUNKS, Text
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
+
+EMBEDS = "encoder_hidden_states"  # the denoiser's input that is made of a prompt's tokens
+POOLED = "text_embeds"  # and that of the whole prompt, where there is one
 
 
 class Part(Protocol):
@@ -28,21 +33,21 @@ class Part(Protocol):
 class Parts:
     """The components of a model. `model` is the name written into the parameters."""
 
-    text_encoder: TextEncoder
+    text_encoder: TextEncoders | None  # None: it takes no prompt
     denoiser: Denoiser
-    encoder: Encoder
-    decoder: Decoder
+    encoder: Encoder | None  # None: it takes no picture
+    decoder: Decoder | Pixels
     colours: Colours | None
     model: str
     keep: bool  # graphs stay open between calls
 
     @property
     def all(self) -> tuple[Part, ...]:
-        return self.text_encoder, self.encoder, self.denoiser, self.decoder
+        return tuple(filter(None, (self.text_encoder, self.encoder, self.denoiser, self.decoder)))
 
-    def done(self, part: Part) -> None:
+    def done(self, part: Part | None) -> None:
         """Its work in this call is over: where memory is short, free it."""
-        if not self.keep:
+        if part is not None and not self.keep:
             part.close()
 
 
@@ -52,8 +57,10 @@ class Output:
 
     images: list[Image] | NDArray[np.float32]  # [B] PIL; [B,H,W,3] f32 in [0,1]; or the latents [B,C,h,w] f32
     latents: F32  # [B,C,h,w] as they were decoded
-    prompt_embeds: F32 | None  # [P,S,D]; None where a prompt holds AND
+    prompt_embeds: F32 | None  # [P,S,D]; None where a prompt holds AND, and without prompts
     negative_prompt_embeds: F32 | None  # [P,S,D]; None without guidance
+    pooled_prompt_embeds: F32 | None  # [P,D] of a model that is told of whole prompts
+    negative_pooled_prompt_embeds: F32 | None  # [P,D]
     seeds: list[int]  # [B]
     parameters: list[dict[str, Any]]  # [B] what made each picture, as JSON values
     truncated: list[str]  # per prompt and negative prompt that was too long, the end that was cut off
@@ -63,37 +70,52 @@ class Output:
 class Words:
     """What the prompts say, in numbers."""
 
-    embeds: F32  # [K*P,S,D] the first conditions of all prompts, then the second ones
+    conditions: Conditions  # [K*P,...] the first ones of all prompts, then the second ones
     shares: F32  # [K,P] the weight of each
-    negative: F32 | None  # [P,S,D]; None without guidance
+    negative: Conditions | None  # [P,...]; None without guidance
     chunks: int  # of the text encoder's length that S is long
     truncated: list[str]
 
-    def each(self, request: Request) -> tuple[F32, F32 | None, F32]:
-        """What guides each picture: conditions [K*B,S,D], negative [B,S,D], scale [K,B]. Pictures of a prompt lie
+    def each(self, request: Request) -> tuple[Conditions, Conditions | None, F32]:
+        """What guides each picture: conditions [K*B,...], negative [B,...], scale [K,B]. Pictures of a prompt lie
         side by side."""
         count = request.num_images_per_prompt
-        negative = None if self.negative is None else self.negative.repeat(count, axis=0)
-        return self.embeds.repeat(count, axis=0), negative, request.guidance_scale * self.shares.repeat(count, axis=1)
+        said, negative = (repeated(each, count) for each in (self.conditions, self.negative or {}))
+        return said, negative or None, request.guidance_scale * self.shares.repeat(count, axis=1)
+
+
+def repeated(conditions: Conditions, count: int) -> Conditions:
+    return {name: array.repeat(count, axis=0) for name, array in conditions.items()}
 
 
 def encode_words(request: Request, parts: Parts) -> Words:
     encoder = parts.text_encoder
+    assert encoder is not None
     truncated: list[str] = []
     given, negative = request.prompt_embeds, request.negative_prompt_embeds if request.guided else None
     texts = [condition.text for row in request.conditions for condition in row]
     negative_texts = request.negative_texts if request.guided and negative is None else ()
     lengths = [each.shape[1] for each in (given, negative) if each is not None]
     chunks = whole_chunks(request.chunks, [*texts, *negative_texts], encoder, lengths)
-    if given is None:
-        given, cut = encoder(texts, chunks, request.weighting)
-        truncated += filter(None, cut)
-    if negative_texts:
-        negative, cut = encoder(negative_texts, chunks, request.weighting)
-        truncated += filter(None, cut)
+    said: list[dict[str, NDArray[Any]]] = []
+    for embeds, pooled, words in (
+        (given, request.pooled_prompt_embeds, texts),
+        (negative, request.negative_pooled_prompt_embeds, negative_texts),
+    ):
+        if embeds is not None:
+            said.append({EMBEDS: embeds} | ({} if pooled is None else {POOLED: pooled}))
+        elif words:
+            encoded, cut = encoder(words, chunks, request.weighting)
+            truncated += filter(None, cut)
+            said.append(dict(encoded))
     parts.done(encoder)
-    shares = [[condition.weight for condition in row] for row in request.conditions] or [[1.0] * len(given)]
-    return Words(given, np.array(shares, np.float32), negative, chunks, truncated)
+    if request.guided and len(said) == 2 and request.zero_negative:
+        said[1] = {name: np.zeros_like(array) for name, array in said[1].items()}
+    for told, half in zip(request.told, said, strict=False):
+        rows = len(half[EMBEDS])
+        half |= {name: array.repeat(rows, axis=0) for name, array in told.items()}
+    shares = [[condition.weight for condition in row] for row in request.conditions] or [[1.0] * len(said[0][EMBEDS])]
+    return Words(said[0], np.array(shares, np.float32), said[1] if len(said) > 1 else None, chunks, truncated)
 
 
 def guided_model(model: Conditioned, words: Words, request: Request, table: Table) -> Model:
@@ -102,7 +124,7 @@ def guided_model(model: Conditioned, words: Words, request: Request, table: Tabl
     return guide(model, *words.each(request), by_row, request.guidance_rescale)
 
 
-def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoder, lengths: Sequence[int] = ()) -> int:
+def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoders, lengths: Sequence[int] = ()) -> int:
     """How many chunks every text is to fill: with "auto" those of the longest, or of embeddings of given lengths."""
     if not isinstance(asked, str):
         return asked
@@ -114,34 +136,77 @@ def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoder, 
 
 def encode_pictures(pictures: F32, request: Request, parts: Parts, streams: Sequence[noise.Stream]) -> F32:
     """A draw from each picture's posterior: [1 or P,3,H,W] in [-1,1] -> [B,C,h,w]."""
+    assert parts.encoder is not None
     mean, std = parts.encoder(pictures)
     count = len(streams) // len(pictures)
     return mean.repeat(count, axis=0) + std.repeat(count, axis=0) * noise.randn(streams, request.latent_shape)
 
 
-def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
-    """The last strength * steps of the run, rounded down; None where that is none."""
-    skip = request.num_inference_steps - int(request.num_inference_steps * request.strength)
-    if skip == request.num_inference_steps:
+def run_table(scheduler: Scheduler, request: Request, skip: int = 0) -> Table | None:
+    """The steps of the run: all but the first `skip`, or those from denoising_start on, up to denoising_end; None where
+    that is none. A share of a run ends, and another begins, at the first step of a time below what is left of it."""
+    n, start, end = request.num_inference_steps, request.denoising_start, request.denoising_end
+    stop, options = n, options_of(scheduler, request)
+    if start is not None or end is not None:
+        whole = scheduler.table(None if "sigmas" in options else n, **options)
+        times = whole.t[np.searchsorted(whole.step_of, np.arange(n))]
+        skip = skip if start is None else int(np.sum(times >= _time_left(scheduler, start)))
+        stop = n if end is None else int(np.sum(times >= _time_left(scheduler, end)))
+    if skip >= stop:
         return None
-    return scheduler.table(request.num_inference_steps, eta=request.eta, skip=skip)
+    table = scheduler.table(None if "sigmas" in options else n, skip=skip, **options)
+    return table if stop == n else table.before(stop - skip)
 
 
-def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, latents: F32) -> Output:
+def options_of(scheduler: Scheduler, request: Request) -> dict[str, Any]:
+    """Those of the run's table: eta, and of a flow model the levels before they are shifted, and the shift that goes
+    with the size of the picture."""
+    options: dict[str, Any] = {"eta": request.eta}
+    if request.even_sigmas and "sigmas" in scheduler.options():
+        options["sigmas"] = np.linspace(1, 1 / request.num_inference_steps, request.num_inference_steps)
+    if getattr(scheduler, "use_dynamic_shifting", False) and "mu" in scheduler.options():
+        options["mu"] = scheduler.mu(math.prod(request.latent_shape[1:]) // request.patch**2)  # type: ignore[attr-defined]
+    return options
+
+
+def whole_run(scheduler: Scheduler, request: Request) -> Table:
+    """From noise on, up to denoising_end."""
+    table = run_table(scheduler, request)
+    if table is None:
+        raise InvalidArgument(f"denoising_end {request.denoising_end:g} leaves no step: give more of it, or of steps")
+    return table
+
+
+def _time_left(scheduler: Scheduler, share: float) -> int:
+    return round(scheduler.num_train_timesteps * (1 - share))  # type: ignore[attr-defined]
+
+
+def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
+    """The last strength * steps of the run, rounded down, or those from denoising_start on; None where that is none."""
+    n = request.num_inference_steps
+    return run_table(scheduler, request, n - int(n * request.strength))
+
+
+def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words | None, latents: F32) -> Output:
     parts.done(parts.denoiser)
     images: Any = latents
     if request.output_type != "latent":
         decoded = parts.decoder(latents)
         images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
         parts.done(parts.decoder)
+    alone = words is not None and len(words.shares) == 1  # no prompt holds AND
+    said: Conditions = words.conditions if words is not None and alone else {}
+    negative: Conditions = (words.negative if words else None) or {}
     return Output(
         images=images,
         latents=latents,
-        prompt_embeds=words.embeds if len(words.shares) == 1 else None,
-        negative_prompt_embeds=words.negative,
+        prompt_embeds=said.get(EMBEDS),
+        negative_prompt_embeds=negative.get(EMBEDS),
+        pooled_prompt_embeds=said.get(POOLED),
+        negative_pooled_prompt_embeds=negative.get(POOLED),
         seeds=list(request.seeds),
-        parameters=request.parameters(type(scheduler).__name__, parts.model, words.chunks),
-        truncated=words.truncated,
+        parameters=request.parameters(type(scheduler).__name__, parts.model, words.chunks if words else 1),
+        truncated=words.truncated if words else [],
     )
 
 

@@ -7,12 +7,12 @@ from diffrt.brownian import row_noise
 from diffrt.denoise import Step, denoise, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.shared import Output, Parts, encode_words, finish, guided_model
+from diffrt.tasks.shared import Output, Parts, encode_words, finish, guided_model, whole_run
 
 
 def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
     """Yield every step, return the output."""
-    table = scheduler.table(request.num_inference_steps, eta=request.eta)
+    table = whole_run(scheduler, request)
     words = encode_words(request, parts)
 
     streams = noise.generators(request.seeds, request.rng)

@@ -1,11 +1,27 @@
 """The registry: pipeline class named in model_index.json -> family."""
 
 from ..spec import Family
+from .dit import DIT
+from .flux import FLUX
 from .stable_diffusion import STABLE_DIFFUSION
+from .stable_diffusion_3 import STABLE_DIFFUSION_3
+from .stable_diffusion_xl import STABLE_DIFFUSION_XL
+from .unconditional import UNCONDITIONAL
 
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipelineLegacy": STABLE_DIFFUSION,
+    "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
+    "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
+    "StableDiffusionXLInpaintPipeline": STABLE_DIFFUSION_XL,
+    "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
+    "LatentConsistencyModelImg2ImgPipeline": STABLE_DIFFUSION,
+    "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
+    "FluxPipeline": FLUX,
+    "DiTPipeline": DIT,
+    "DDPMPipeline": UNCONDITIONAL,
+    "DDIMPipeline": UNCONDITIONAL,
+    "PNDMPipeline": UNCONDITIONAL,
 }

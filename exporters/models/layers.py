@@ -17,12 +17,17 @@ def sinusoidal(timestep: Tensor, dim: int, flip_sin_to_cos: bool, freq_shift: fl
 
 
 class TimestepEmbedding(nn.Module):
-    def __init__(self, channels: int, dim: int):
+    """``told``: the width of something else that the embedding depends on."""
+
+    def __init__(self, channels: int, dim: int, told: int | None = None):
         super().__init__()
+        if told is not None:
+            self.cond_proj = nn.Linear(told, channels, bias=False)
         self.linear_1 = nn.Linear(channels, dim)
         self.linear_2 = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        x = x if told is None else x + self.cond_proj(told)
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
@@ -71,6 +76,18 @@ class Attention(nn.Module):
             q, k, v = q.float(), k.float(), v.float()
         y = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
         return self.to_out[0](y.transpose(1, 2).flatten(2))
+
+
+class PixelAttention(Attention):
+    """Self-attention over pixels, with its norm and residual."""
+
+    def __init__(self, dim: int, groups: int, heads: int, eps: float):
+        super().__init__(dim, dim, heads=heads, bias=True)
+        self.group_norm = nn.GroupNorm(groups, dim, eps)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B,H*W,C]
+        return x + super().forward(h, h).transpose(1, 2).unflatten(2, tuple(x.shape[-2:]))
 
 
 class Downsample2D(nn.Module):

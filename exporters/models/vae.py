@@ -11,27 +11,15 @@ from torch import Tensor, nn
 
 from diffrt.model_configs import VAEConfig
 
-from .layers import Attention, Downsample2D, ResnetBlock2D, Upsample2D
+from .layers import Downsample2D, PixelAttention, ResnetBlock2D, Upsample2D
 
 EPS = 1e-6  # of every norm in the autoencoder
-
-
-class PixelAttention(Attention):
-    """Single-head self-attention over pixels, with its norm and residual."""
-
-    def __init__(self, dim: int, groups: int):
-        super().__init__(dim, dim, heads=1, bias=True)
-        self.group_norm = nn.GroupNorm(groups, dim, EPS)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B,H*W,C]
-        return x + super().forward(h, h).transpose(1, 2).unflatten(2, tuple(x.shape[-2:]))
 
 
 class MidBlock(nn.Module):
     def __init__(self, dim: int, groups: int):
         super().__init__()
-        self.attentions = nn.ModuleList([PixelAttention(dim, groups)])
+        self.attentions = nn.ModuleList([PixelAttention(dim, groups, heads=1, eps=EPS)])
         self.resnets = nn.ModuleList([ResnetBlock2D(dim, dim, None, groups, EPS) for _ in range(2)])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -290,7 +290,7 @@ def test_export(exported):
     for file in bundle.rglob("*.safetensors"):
         assert file.stat().st_nlink == 1
     manifest = diffrt.load(bundle).bundle.manifest
-    assert manifest.tokenizer == {"folder": "tokenizer", "max_length": 77, "pad": "!"}
+    assert manifest.tokenizers == {"text_encoder": {"folder": "tokenizer", "max_length": 77, "pad": "!"}}
     assert manifest.defaults.scheduler == "DDIMScheduler"
 
 

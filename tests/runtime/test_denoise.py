@@ -102,19 +102,19 @@ def test_previews():
 
 
 def test_guidance_extrapolates():
-    embeds, negative = np.full((2, 3, 4), 2, np.float32), np.full((2, 3, 4), 5, np.float32)
+    embeds, negative = ({"e": np.full((2, 3, 4), value, np.float32)} for value in (2, 5))
     sizes = []
 
-    def conditioned(x, t, e):
+    def conditioned(x, t, told):
         sizes.append(len(x))
-        return x * np.float32(t) + e.mean(axis=(1, 2))[:, None, None, None]
+        return x * np.float32(t) + told["e"].mean(axis=(1, 2))[:, None, None, None]
 
     for scale in (1.5, 7.5):
         out = guide(conditioned, embeds, negative, scale)(X, 3.0, 0)
         np.testing.assert_allclose(out, X * 3 + (5 + scale * (2 - 5)), rtol=1e-5)
     np.testing.assert_allclose(guide(conditioned, embeds, None, 7.5)(X, 3.0, 0), X * 3 + 2)
     with pytest.raises(InvalidArgument, match=r"\[2, 3, 4\].*\[2, 1, 4\].*negative_prompt_embeds"):
-        guide(conditioned, embeds, negative[:, :1], 2.0)
+        guide(conditioned, embeds, {"e": negative["e"][:, :1]}, 2.0)
     assert sizes == [4, 4, 2]  # guided: both halves in one evaluation; otherwise only one half
 
 

@@ -15,13 +15,13 @@ from diffusers.guiders import ClassifierFreeGuidance  # noqa: E402
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 4, 5, 7), np.float32)
-EMBEDS, NEGATIVE = (np.full((2, 3, 4), value, np.float32) for value in (0.7, -0.4))
+EMBEDS, NEGATIVE = ({"embeds": np.full((2, 3, 4), value, np.float32)} for value in (0.7, -0.4))
 NOISE = RNG.standard_normal((50, *X.shape), np.float32)
 
 
-def network(x, t, embeds):
+def network(x, t, conditions):
     """Bends x by t and by what it is told."""
-    told = embeds.mean(axis=(1, 2))[:, None, None, None]
+    told = conditions["embeds"].mean(axis=(1, 2))[:, None, None, None]
     return np.tanh(x * (1 + told) + np.roll(x, 1, -1) * np.float32(0.3) + np.float32(t / 900)).astype(np.float32)
 
 
@@ -31,9 +31,9 @@ class Counting:
     def __init__(self):
         self.sizes = []
 
-    def __call__(self, x, t, embeds):
+    def __call__(self, x, t, conditions):
         self.sizes.append(len(x))
-        return network(x, t, embeds)
+        return network(x, t, conditions)
 
 
 def test_rescaling_equals_diffusers():

@@ -257,14 +257,14 @@ def test_composing_is_the_papers_sum():
     embeds, negative = rng.standard_normal((3 * 2, 7, 4)), rng.standard_normal((2, 7, 4))
     x, scale = rng.standard_normal((2, 4, 5, 5)), rng.standard_normal((3, 2)).astype(np.float32)
 
-    def model(x, t, e):
-        return np.tanh(x * t + e.mean(axis=(1, 2))[:, None, None, None])
+    def model(x, t, told):
+        return np.tanh(x * t + told["e"].mean(axis=(1, 2))[:, None, None, None])
 
-    without = model(x, 0.5, negative)
+    without = model(x, 0.5, {"e": negative})
     expected = without.copy()
     for k in range(3):
-        expected += scale[k][:, None, None, None] * (model(x, 0.5, embeds[2 * k : 2 * k + 2]) - without)
-    np.testing.assert_allclose(guide(model, embeds, negative, scale)(x, 0.5, 0), expected, rtol=1e-12)
+        expected += scale[k][:, None, None, None] * (model(x, 0.5, {"e": embeds[2 * k : 2 * k + 2]}) - without)
+    np.testing.assert_allclose(guide(model, {"e": embeds}, {"e": negative}, scale)(x, 0.5, 0), expected, rtol=1e-12)
 
 
 def test_every_condition_is_told_of_the_picture_beside():
@@ -272,7 +272,7 @@ def test_every_condition_is_told_of_the_picture_beside():
     beside = np.random.default_rng(0).standard_normal((2, 5, 3, 3), dtype=np.float32)
     model = telling(lambda x, t, e: seen.append(x) or x[:, :4], beside)
     x = np.ones((2, 4, 3, 3), np.float32)
-    guide(model, np.ones((4, 7, 8), np.float32), np.ones((2, 7, 8), np.float32), 3.0)(x, 1.0, 0)
+    guide(model, {"e": np.ones((4, 7, 8), np.float32)}, {"e": np.ones((2, 7, 8), np.float32)}, 3.0)(x, 1.0, 0)
     np.testing.assert_array_equal(seen[0][:, 4:], np.concatenate([beside] * 3))
 
 

@@ -1,0 +1,139 @@
+"""The components that families of latent diffusion have in common: CLIP text encoders, UNet2DConditionModel and
+AutoencoderKL.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffrt.errors import CheckpointError
+from diffrt.manifest import TensorSpec
+from diffrt.stable_diffusion import scale_factor
+
+from ..models.unet import UNet2DConditionModel
+from ..models.vae import AutoencoderKL
+from ..spec import TOLERANCE, Component, Config
+
+
+def clip_config(config: Config) -> Any:
+    from transformers import CLIPTextConfig
+
+    known = {k: v for k, v in config.items() if k not in ("torch_dtype", "dtype", "transformers_version")}
+    clip = CLIPTextConfig(**known)
+    clip._attn_implementation = "sdpa"
+    return clip
+
+
+def build_text_encoder(config: Config) -> nn.Module:
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel(clip_config(config))
+
+
+def positions(input_ids: Tensor) -> Tensor:
+    """The module's own buffer is not in every checkpoint."""
+    return torch.arange(input_ids.shape[1]).unsqueeze(0)
+
+
+def text_encoder(
+    config: Config,
+    build: Callable[[Config], nn.Module],
+    call: Callable[..., Any],
+    outputs: tuple[TensorSpec, ...],
+    name: str = "text_encoder",
+) -> Component:
+    return Component(
+        name=name,
+        part=name,
+        graph="model",
+        build=build,
+        call=call,
+        inputs=(TensorSpec("input_ids", "int64", ("batch", "sequence")),),
+        outputs=outputs,
+        axes={"batch": 2, "sequence": min(77, config["max_position_embeddings"])},
+        tolerance=TOLERANCE,
+        high=config["vocab_size"],
+    )
+
+
+def unet(config: Config, width: int, channels: int, extra: tuple[TensorSpec, ...] = ()) -> Component:
+    """A UNet told of tokens of that width, over latents of that many channels or, for inpainting, of 2 C + 1; and of
+    what is extra."""
+    if width != config["cross_attention_dim"]:
+        raise CheckpointError(
+            f"the text encoder gives {width} channels and the UNet's cross_attention_dim is "
+            f"{config['cross_attention_dim']}: unet/ and text_encoder/ belong to different models"
+        )
+    if config["in_channels"] not in (channels, 2 * channels + 1) or config["out_channels"] != channels:
+        raise CheckpointError(
+            f"the UNet takes {config['in_channels']} and gives {config['out_channels']} channels, the autoencoder's "
+            f"latents have {channels}: it must give as many, and take as many or, for inpainting, {2 * channels + 1}"
+        )
+    told = () if config.get("time_cond_proj_dim") is None else (TensorSpec("guidance", "float32", ("batch",)),)
+    inputs = (
+        TensorSpec("sample", "float32", ("batch", config["in_channels"], "h", "w")),
+        TensorSpec("timestep", "float32", ("batch",)),
+        TensorSpec("encoder_hidden_states", "float32", ("batch", "sequence", width)),
+        *extra,
+        *told,
+    )
+    names = [spec.name for spec in inputs]
+
+    def predict(module: nn.Module, *given: Tensor) -> Tensor:
+        dtype = next(module.parameters()).dtype
+        kept = ("timestep", "time_ids", "guidance")  # half precision cannot hold them
+        feeds = {n: x if n in kept else x.to(dtype) for n, x in zip(names, given, strict=True)}
+        return module(**feeds).float()
+
+    return Component(
+        name="unet",
+        part="unet",
+        graph="model",
+        build=UNet2DConditionModel,
+        call=predict,
+        inputs=inputs,
+        outputs=(TensorSpec("out_sample", "float32", ("batch", channels, "h", "w")),),
+        axes={"batch": 2, "h": 9, "w": 11, "sequence": 77},
+        tolerance=TOLERANCE,
+    )
+
+
+def encode_picture(module: AutoencoderKL, sample: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = module.encode(sample.to(next(module.parameters()).dtype))
+    return mean.float(), std.float()
+
+
+def decode_latents(module: AutoencoderKL, latent_sample: Tensor) -> Tensor:
+    return module.decode(latent_sample.to(next(module.parameters()).dtype)).float()
+
+
+def autoencoder(config: Config) -> tuple[Component, Component]:
+    channels, factor = config["latent_channels"], scale_factor(config)
+    return (
+        Component(
+            name="vae_encoder",
+            part="vae",
+            graph="encoder",
+            build=AutoencoderKL,
+            call=encode_picture,
+            inputs=(TensorSpec("sample", "float32", ("batch", 3, "height", "width")),),
+            outputs=tuple(TensorSpec(n, "float32", ("batch", channels, "h", "w")) for n in ("mean", "std")),
+            axes={"batch": 2, "height": 9 * factor, "width": 11 * factor},
+            tolerance=TOLERANCE,
+            tiled=True,
+        ),
+        Component(
+            name="vae_decoder",
+            part="vae",
+            graph="decoder",
+            build=AutoencoderKL,
+            call=decode_latents,
+            inputs=(TensorSpec("latent_sample", "float32", ("batch", channels, "h", "w")),),
+            outputs=(TensorSpec("sample", "float32", ("batch", 3, "height", "width")),),
+            axes={"batch": 2, "h": 9, "w": 11},
+            tolerance=TOLERANCE,
+            tiled=True,
+        ),
+    )

@@ -1,0 +1,194 @@
+"""Stable Diffusion XL, its refiner and the hand-over, against diffusers' pipelines: same seed, same steps."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+import diffrt
+import exporters
+from diffrt.errors import InvalidArgument
+from tests.checkpoints import SCHEDULER, VAE, write_tokenizer
+from tests.conftest import kept
+from tests.exporters.test_pictures import assert_same
+
+UNET = {
+    "sample_size": 8, "block_out_channels": (16, 32), "norm_num_groups": 4, "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": [2, 4], "transformer_layers_per_block": [1, 2], "use_linear_projection": True,
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+}  # fmt: skip
+TEXT = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "projection_dim": 12,
+    "eos_token_id": 2,
+}  # fmt: skip
+PROMPT = {"prompt": "a red apple, very red", "num_images_per_prompt": 2}
+
+
+def write(folder, refiner):
+    """The refiner has the second text encoder alone and is told of a score, not of the target's size."""
+    torch.manual_seed(int(refiner))
+    names = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
+    size = max(write_tokenizer(folder.with_name(f"{folder.name}-{name}"), pad) for name, pad in names.items())
+    first, second = (CLIPTokenizer.from_pretrained(folder.with_name(f"{folder.name}-{name}")) for name in names)
+    config = CLIPTextConfig(vocab_size=size, bos_token_id=size - 2, pad_token_id=1, **TEXT)
+    encoders = CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval()
+    for encoder in encoders:
+        for parameter in encoder.parameters():  # transformers' initialisation is near zero
+            parameter.data += torch.randn_like(parameter) * 0.1
+    numbers = 5 if refiner else 6
+    unet = diffusers.UNet2DConditionModel(
+        **UNET,
+        cross_attention_dim=16 if refiner else 32,
+        projection_class_embeddings_input_dim=12 + 8 * numbers,
+    )
+    scheduler = diffusers.EulerDiscreteScheduler.from_config(SCHEDULER | {"timestep_spacing": "leading"})
+    parts = {"text_encoder_2": encoders[1], "tokenizer_2": second, "unet": unet.eval(), "scheduler": scheduler}
+    vae = diffusers.AutoencoderKL(**VAE).eval()
+    if refiner:
+        pipe = diffusers.StableDiffusionXLImg2ImgPipeline(
+            vae=vae, text_encoder=None, tokenizer=None, requires_aesthetics_score=True,
+            force_zeros_for_empty_prompt=False, add_watermarker=False, **parts,
+        )  # fmt: skip
+    else:
+        pipe = diffusers.StableDiffusionXLPipeline(
+            vae=vae, text_encoder=encoders[0], tokenizer=first, add_watermarker=False, **parts
+        )
+    pipe.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    def make(folder):
+        for name in ("base", "refiner"):
+            write(folder / name, name == "refiner")
+            exporters.export(folder / name, folder / f"{name}-bundle", verify=name == "base")
+
+    return kept("sdxl", tmp_path_factory, make)
+
+
+def reference(folder, kind, name="base"):
+    pipe = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline").from_pretrained(folder / name, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generators():
+    return [torch.Generator("cpu").manual_seed(seed) for seed in (11, 12)]
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return diffrt.load(folder / "base-bundle"), reference(folder, "")
+
+
+SIZES = {
+    "as it is": {},
+    "a negative prompt": {"negative_prompt": "the apple"},
+    "told of sizes": {"original_size": (700, 300), "target_size": (64, 96), "crops_coords_top_left": (5, 9)},
+    "told of other sizes": {
+        "original_size": (700, 300), "negative_original_size": (64, 64), "negative_target_size": (9, 9),
+        "negative_crops_coords_top_left": (1, 2), "negative_prompt": "",
+        "num_images_per_prompt": 1,  # of several the reference tells the first half what is for every other one
+    },
+    "unguided": {"guidance_scale": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_pictures_equal(base, name):
+    pipe, theirs = base
+    arguments = {**PROMPT, "num_inference_steps": 4, "guidance_scale": 6.0, "height": 64, "width": 88, **SIZES[name]}
+    out = pipe(seed=11, output_type="np", **arguments)
+    theirs = theirs(generator=generators()[: len(out.images)], output_type="np", **arguments)
+    assert_same(out.images, theirs.images)
+
+
+def test_embeddings_in(base):
+    pipe, theirs = base
+    rng = np.random.default_rng(0)
+    embeds = {
+        "prompt_embeds": rng.standard_normal((1, 77, 32), np.float32),
+        "negative_prompt_embeds": rng.standard_normal((1, 77, 32), np.float32),
+        "pooled_prompt_embeds": rng.standard_normal((1, 12), np.float32),
+        "negative_pooled_prompt_embeds": rng.standard_normal((1, 12), np.float32),
+    }
+    arguments = {"num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "np", "height": 64, "width": 64}
+    out = pipe(seed=11, **embeds, **arguments)
+    expected = theirs(
+        generator=generators()[0], **{name: torch.from_numpy(array) for name, array in embeds.items()}, **arguments
+    )
+    assert_same(out.images, expected.images)
+    again = pipe(seed=11, prompt_embeds=out.prompt_embeds, pooled_prompt_embeds=out.pooled_prompt_embeds,
+                 negative_prompt_embeds=out.negative_prompt_embeds,
+                 negative_pooled_prompt_embeds=out.negative_pooled_prompt_embeds, **arguments)  # fmt: skip
+    np.testing.assert_array_equal(again.images, out.images)
+    with pytest.raises(InvalidArgument, match="without pooled_prompt_embeds"):
+        pipe(prompt_embeds=embeds["prompt_embeds"])
+    with pytest.raises(InvalidArgument, match="not told of whole prompts"):
+        diffrt.load("emoji")(prompt_embeds=np.zeros((1, 32, 160), np.float32), pooled_prompt_embeds=np.zeros((1, 9)))
+
+
+def test_handing_over_to_the_refiner(folder, base):
+    pipe, theirs = base
+    arguments = {**PROMPT, "num_inference_steps": 10, "guidance_scale": 6.0}
+    refine, their_refine = diffrt.load(folder / "refiner-bundle"), reference(folder, "Img2Img", "refiner")
+    size = {"height": 64, "width": 88}
+    begun = pipe(seed=11, denoising_end=0.7, output_type="latent", **size, **arguments)
+    expected = theirs(generator=generators(), denoising_end=0.7, output_type="latent", **size, **arguments).images
+    np.testing.assert_allclose(begun.latents, expected.numpy(), rtol=1e-3, atol=1e-4)
+    scores = {"aesthetic_score": 7.5, "negative_aesthetic_score": 1.5}
+    out = refine(seed=3, image=begun.latents, denoising_start=0.7, output_type="np", **scores, **arguments)
+    expected = their_refine(
+        image=expected, generator=generators(), denoising_start=0.7, output_type="np", **scores, **arguments
+    )
+    assert_same(out.images, expected.images)
+
+
+def test_from_a_picture(folder, base):
+    pipe, theirs = base[0], reference(folder, "Img2Img")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8))
+    arguments = {**PROMPT, "num_inference_steps": 5, "strength": 0.6, "guidance_scale": 6.0, "negative_prompt": "apple",
+                 "crops_coords_top_left": (5, 9)}  # fmt: skip
+    out = pipe(image=image, seed=11, output_type="np", **arguments)
+    expected = theirs(image=image, generator=generators(), output_type="np", **arguments)
+    assert_same(out.images, expected.images)
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_inpainting(folder, base, strength):
+    pipe, theirs = base[0], reference(folder, "Inpaint")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8))
+    mask = np.zeros((64, 88), np.uint8)
+    mask[16:48, 8:56] = 255
+    arguments = {**PROMPT, "num_inference_steps": 5, "strength": strength, "guidance_scale": 6.0, "image": image,
+                 "mask_image": Image.fromarray(mask)}  # fmt: skip
+    out = pipe(seed=11, output_type="np", **arguments)
+    expected = theirs(generator=generators(), output_type="np", height=64, width=88, **arguments)
+    assert_same(out.images, expected.images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"original_size": 512}, "two whole numbers"),
+        ({"orginal_size": (1, 1)}, "did you mean 'original_size'"),
+        ({"denoising_start": 0.5}, "without an image"),
+        ({"denoising_end": 0.0}, "leaves no step"),
+        ({"denoising_end": 1.5}, "from 0 to 1"),
+        (
+            {"image": np.zeros((1, 4, 8, 8), np.float32), "denoising_start": 0.5, "denoising_end": 0.5},
+            "must come first",
+        ),
+    ],
+)
+def test_what_is_asked_of_it(base, arguments, says):
+    with pytest.raises(InvalidArgument, match=says):
+        base[0]("a red apple", num_inference_steps=2, **arguments)
+
+
+def test_models_that_are_told_no_sizes():
+    with pytest.raises(InvalidArgument, match="told of no sizes"):
+        diffrt.load("emoji")("a red apple", original_size=(9, 9))
