@@ -47,7 +47,7 @@ def push(bundle: str | os.PathLike[str], repo_id: str, *, private: bool = False,
     What goes up is the manifest, the files it lists, README.md and LICENSE. The repository is created where there is
     none, private if asked, and so is the branch `revision`. Raises BundleError for a damaged bundle, HubError.
     """
-    opened = Bundle.open(Path(bundle))
+    opened = Bundle.open(Path(bundle)).own()
     pages = [name for name in PAGES if (opened.root / name).is_file()]
     names = dict.fromkeys([MANIFEST, *opened.manifest.files, *pages])
     with _explained(repo_id, revision):
