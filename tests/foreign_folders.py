@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 SCALE = 0.18215
 FLOAT, HALF, INT32, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64
-PARTS = {"text_encoder": "text_encoder/model", "unet": "unet/model", "vae_encoder": "vae/encoder",
-         "vae_decoder": "vae/decoder"}  # fmt: skip
+PARTS = {"text_encoder": "text_encoder/model", "text_encoder_2": "text_encoder_2/model", "unet": "unet/model",
+         "vae_encoder": "vae/encoder", "vae_decoder": "vae/decoder"}  # fmt: skip
 
 
 def write_foreign(
@@ -28,10 +28,12 @@ def write_foreign(
     scalar."""
     script = form == "script"
     bundle = shutil.copytree(bundle, folder.with_name(f"{folder.name}-copy"))  # the onnx package reads no hard links
-    for part, graph in PARTS.items():
+    parts = {part: graph for part, graph in PARTS.items() if (bundle / f"{graph}.onnx").is_file()}
+    for part, graph in parts.items():
         model = onnx.load(bundle / f"{graph}.onnx")
-        if part == "text_encoder":
+        if part.startswith("text_encoder"):
             before(model, "input_ids", ids, ["batch", "sequence"], lambda x, y: [cast(x, y, INT64)])
+            every_layer(model)
         elif part == "unet":
             before(model, "timestep", time, [steps] if steps else [], spread)
         elif part == "vae_decoder":
@@ -49,14 +51,15 @@ def write_foreign(
         onnx.save(model, place, save_as_external_data=True, location=data, **options)
         if not script:
             shutil.copyfile(bundle / graph.split("/")[0] / "config.json", place.parent / "config.json")
-    for part in ("tokenizer", "scheduler"):
-        shutil.copytree(bundle / part, folder / part)
+    for part in ("tokenizer", "tokenizer_2", "scheduler"):
+        if (bundle / part).is_dir():
+            shutil.copytree(bundle / part, folder / part)
     index = {
         "_class_name": "OnnxStableDiffusionPipeline" if script else "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1", "feature_extractor": [None, None], "safety_checker": [None, None],
         "requires_safety_checker": False, "scheduler": ["diffusers", "PNDMScheduler"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
-        **{part: ["diffusers", "OnnxRuntimeModel"] for part in PARTS},
+        **{part: ["diffusers", "OnnxRuntimeModel"] for part in parts},
     }  # fmt: skip
     (folder / "model_index.json").write_text(json.dumps(index))
     shutil.rmtree(bundle)
@@ -95,6 +98,17 @@ def spread(time: str, inner: str) -> list[onnx.NodeProto]:
         node("Shape", ["sample"], "time.batch", start=0, end=1),
         node("Expand", ["time.float", "time.batch"], inner),
     ]
+
+
+def every_layer(model: onnx.ModelProto) -> None:
+    """Of Stable Diffusion XL's encoders of three layers: that of the last but one among others, which are nonsense."""
+    for value in [each for each in model.graph.output if each.name == "hidden_states"]:
+        for name, op in (("hidden_states.1", "Neg"), ("hidden_states.2", "Identity"), ("hidden_states.3", "Neg"),
+                         ("last_hidden_state", "Neg")):  # fmt: skip
+            model.graph.node.append(node(op, ["hidden_states"], name))
+            model.graph.output.add().CopyFrom(value)
+            model.graph.output[-1].name = name
+        model.graph.output.remove(value)
 
 
 def unscaled(model: onnx.ModelProto) -> None:

@@ -5,7 +5,7 @@ There is no manifest: what one would say is read here from configs and from the 
 an adapter between the component contract and its own names, ranks and dtypes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from diffrt.components.tokenizer import FILES as TOKENIZER_FILES
 from diffrt.configs import read_json
 from diffrt.errors import BundleError, CheckpointError
 from diffrt.foreign.adapters import Adapter
-from diffrt.foreign.externals import data_files
+from diffrt.foreign.externals import data_files, locations
 from diffrt.foreign.text import conditions, text_component
 from diffrt.foreign.unet import unet_component
 from diffrt.foreign.vae import decoder_component, encoder_component, latents
@@ -25,6 +25,7 @@ from diffrt.strict import Misfit
 INDEX, GRAPH, CONFIG, SCHEDULER = "model_index.json", "model.onnx", "config.json", "scheduler/scheduler_config.json"
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 NEEDED, SPARE = ("unet", "vae_decoder"), ("vae_encoder", *TOKENIZERS)
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 OTHERS = ("transformer", "text_encoder_3")  # parts of models that are not run from such folders
 
 Config = Mapping[str, Any]
@@ -33,6 +34,29 @@ Config = Mapping[str, Any]
 def found(root: Path) -> bool:
     """Whether this is such a folder, be it a damaged one."""
     return (root / INDEX).is_file() and any((root / part / GRAPH).is_file() for part in (*NEEDED, *SPARE, *OTHERS))
+
+
+def graphs_among(names: Collection[str]) -> list[str]:
+    """The graphs among a folder's files."""
+    return [f"{part}/{GRAPH}" for part in (*NEEDED, *SPARE) if f"{part}/{GRAPH}" in names]
+
+
+def files_among(names: Collection[str]) -> list[str]:
+    """What is read of a folder that holds these files, but for data that graphs keep beside them."""
+    graphs = graphs_among(names)
+    texts = [f"{folder}/{name}" for folder in TOKENIZERS.values() for name in (*TOKENIZER_FILES, *TOKENIZER_SETTINGS)]
+    spare = [*(file.replace(GRAPH, CONFIG) for file in graphs), *texts]
+    return [INDEX, SCHEDULER, *graphs, *(name for name in spare if name in names)]
+
+
+def data_among(root: Path, names: Collection[str]) -> list[str]:
+    """That data's files. Raises BundleError where any lies elsewhere."""
+    try:
+        read = {file: read_graph(root / file) for file in graphs_among(names)}
+    except OnnxFileError as error:
+        raise BundleError(str(error)) from None
+    found = ((file, name) for file, graph in read.items() for name in locations(root / file, graph))
+    return [file.replace(GRAPH, name) for file, name in found]
 
 
 def read(root: Path) -> tuple[Manifest, dict[str, Adapter]]:

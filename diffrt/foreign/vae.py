@@ -1,7 +1,6 @@
 """An autoencoder's graphs, which know nothing of the scale of the denoiser's latents, (z - shift) * scale."""
 
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -84,7 +83,7 @@ def affine(vae: Config, channels: int) -> Affine:
 def _number(vae: Config, key: str, default: float) -> float:
     value = vae.get(key)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, Real) or (key == "scaling_factor" and not value > 0):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (key == "scaling_factor" and not value > 0):
         raise BundleError(f"vae_decoder/config.json: {key} is {value!r:.40}; it must be a number")
     return float(value)
 
@@ -93,7 +92,11 @@ def _numbers(vae: Config, key: str, channels: int) -> NDArray[np.float32] | None
     value = vae.get(key)
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != channels or not all(isinstance(each, Real) for each in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != channels
+        or not all(isinstance(each, int | float) for each in value)
+    ):
         raise BundleError(f"vae_decoder/config.json: {key} is {value!r:.40}; it must be {channels} numbers")
     return np.array(value, np.float32)[:, None, None]
 

@@ -14,6 +14,7 @@ from diffrt.compat.base import named
 from diffrt.errors import BundleError, InvalidArgument, ProviderError
 from diffrt.schedulers import EulerDiscreteScheduler
 from tests.conftest import made
+from tests.exporters import test_sdxl
 from tests.foreign_folders import INT32, INT64, write_foreign
 
 PROVIDER = "CPUExecutionProvider"
@@ -44,6 +45,9 @@ def folder(sd1_bundle, tmp_path_factory):
     return write_foreign(sd1_bundle, tmp_path_factory.mktemp("old") / "sd", "script", ids=INT32, steps="batch")
 
 
+xl_folder = test_sdxl.folder  # the fixture
+
+
 @pytest.fixture(scope="module")
 def inpaint_folder(tmp_path_factory):
     bundle = made("inpaint", "2026", tmp_path_factory) / "bundle"
@@ -61,7 +65,7 @@ def assert_same(images, expected):
     assert np.abs(np.round(images * 255) - np.round(expected * 255)).max() <= 1
 
 
-@pytest.mark.parametrize("scheduler", [None, "DDIMScheduler", "LMSDiscreteScheduler"])
+@pytest.mark.parametrize("scheduler", [None, "DDIMScheduler", "DPMSolverMultistepScheduler"])
 def test_text_to_image(folder, scheduler):
     ours, theirs = pair("OnnxStableDiffusionPipeline", folder, scheduler)
     told = {ours: [], theirs: []}
@@ -167,6 +171,20 @@ def test_optimum_inpaints(sd1_bundle, torch_parts):
     pipe = compat.ORTStableDiffusionInpaintPipeline.from_pretrained(sd1_bundle)
     images, expected = (
         each("a red apple", image=PICTURE, mask_image=MASK, height=80, width=96, strength=0.9, **CALL,
+             generator=torch.Generator("cpu").manual_seed(9)).images
+        for each in (pipe, reference)
+    )  # fmt: skip
+    assert_same(images, expected)
+
+
+def test_optimum_draws_with_xl(xl_folder, tmp_path):
+    """From a folder in optimum's layout."""
+    folder = write_foreign(xl_folder / "base-bundle", tmp_path / "xl", "optimum")
+    reference = diffusers.StableDiffusionXLPipeline.from_pretrained(xl_folder / "base", add_watermarker=False)
+    reference.set_progress_bar_config(disable=True)
+    pipe = compat.ORTStableDiffusionXLPipeline.from_pretrained(folder, provider=PROVIDER)
+    images, expected = (
+        each(prompt="a red apple", original_size=(100, 90), num_images_per_prompt=2, **CALL,
              generator=torch.Generator("cpu").manual_seed(9)).images
         for each in (pipe, reference)
     )  # fmt: skip
