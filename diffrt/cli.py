@@ -192,6 +192,13 @@ def generate(
     show_default=True,
     help="components: a bundle; stablehlo: programs for JAX, of --static's size.",
 )
+@click.option(
+    "--layout",
+    default="diffrt",
+    show_default=True,
+    metavar="diffrt|optimum",
+    help="optimum: a folder for its pipelines, in fp32, not compared with PyTorch.",
+)
 @click.option("--precision", default="fp32", show_default=True, metavar="fp32|fp16", help="fp16 is half the disk.")
 @click.option("--attention", default="auto", show_default=True, metavar="auto|portable|ort|sliced", help="Its form.")
 @click.option("--static", metavar="HxW", help="Add graphs for pictures of exactly this size, such as 512x512.")
@@ -204,6 +211,7 @@ def export(
     dest: str,
     revision: str | None,
     form: str,
+    layout: str,
     precision: str,
     attention: str,
     static: str | None,
@@ -233,6 +241,7 @@ def export(
         size = (int(found[1]), int(found[2]))
     if form == "stablehlo":
         given = {
+            "--layout": layout != "diffrt",
             "--attention": attention != "auto",
             "--prediction-type": prediction_type is not None,
             "--no-verify": no_verify,
@@ -255,6 +264,7 @@ def export(
         source,
         dest,
         revision=revision,
+        layout=layout,
         precision=precision,
         attention=attention,
         static=size,
