@@ -1,6 +1,8 @@
 """The old classes' names: diffusers' own ONNX pipelines draw the same pictures from the same folders and states."""
 
 import inspect
+import subprocess
+import sys
 import warnings
 
 import diffusers
@@ -209,6 +211,11 @@ def test_loading(folder, sd1_checkpoint):
     with pytest.raises(BundleError, match="run diffrt export"):
         load(sd1_checkpoint)
     assert named("cpu") == named(PROVIDER) == "cpu"
+
+
+def test_importing_it_needs_nothing_heavy():
+    code = "import sys, diffrt.compat; print({'torch', 'diffusers', 'onnx', 'transformers'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_schedulers_of_2022_are_mended(folder):
