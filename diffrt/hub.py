@@ -35,7 +35,7 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
     """
 
     def no_bundle(names: frozenset[str]) -> HubError | None:
-        if MANIFEST in names or (foreign.INDEX in names and foreign.graphs_among(names)):
+        if MANIFEST in names or foreign.among(names):
             return None
         if "model_index.json" in names:
             return HubError(f"{repo_id} is a checkpoint, not a bundle: run diffrt export {repo_id} DEST and load DEST")

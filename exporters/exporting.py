@@ -91,8 +91,8 @@ def export(
     with opened(folder, target, precision, prediction_type, copy_weights, say) as origin:
         if layout == "optimum":
             write_optimum(origin, target, copy_weights, say)
-            return target
-        write_bundle(origin, target, precision, attention, static, verify, copy_weights, defaults or {}, say)
+        else:
+            write_bundle(origin, target, precision, attention, static, verify, copy_weights, defaults or {}, say)
     say(f"wrote {target}")
     return target
 

@@ -36,6 +36,11 @@ def found(root: Path) -> bool:
     return (root / INDEX).is_file() and any((root / part / GRAPH).is_file() for part in (*NEEDED, *SPARE, *OTHERS))
 
 
+def among(names: Collection[str]) -> bool:
+    """Whether these files are, or hold, those of such a folder."""
+    return {INDEX, *(f"{part}/{GRAPH}" for part in NEEDED)} <= set(names)
+
+
 def graphs_among(names: Collection[str]) -> list[str]:
     """The graphs among a folder's files."""
     return [f"{part}/{GRAPH}" for part in (*NEEDED, *SPARE) if f"{part}/{GRAPH}" in names]
