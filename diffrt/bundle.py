@@ -3,16 +3,19 @@
 Checked are the size of every file, the sha256 of every graph and text file and of every safetensors header, and that
 each graph takes each tensor from exactly where the header says it is: ONNX Runtime would read a wrong place silently.
 The sha256 of whole weight files is left to `diffrt verify`.
+
+A folder of graphs that another program wrote opens as a bundle too: diffrt/foreign says what its manifest would.
 """
 
 import hashlib
 import json
 import posixpath
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffrt import foreign
 from diffrt.errors import BundleError, InvalidArgument
 from diffrt.manifest import MANIFEST, ComponentSpec, FileEntry, Manifest, Variant
 from diffrt.onnx_file import OnnxFileError, read_initializers
@@ -29,11 +32,14 @@ Headers = dict[str, dict[str, TensorEntry]]
 class Bundle:
     root: Path
     manifest: Manifest
+    adapters: Mapping[str, foreign.Adapter] = field(default_factory=dict)  # by component, of another program's graphs
 
     @staticmethod
     def open(path: str | Path) -> "Bundle":
         """Raises BundleError, one line naming the file and what is wrong with it."""
         root = Path(path)
+        if not (root / MANIFEST).is_file() and foreign.found(root):
+            return Bundle(root, *foreign.read(root))
         bundle = Bundle(root, read_manifest(root))
         try:
             headers: Headers = {}
@@ -47,6 +53,12 @@ class Bundle:
         except (HeaderError, OnnxFileError) as error:
             raise BundleError(str(error)) from None
         return bundle
+
+    def own(self) -> "Bundle":
+        """This bundle, or BundleError where another program wrote it: it has no hashes and no certificate."""
+        if self.adapters:
+            raise BundleError(f"{self.root} was not exported by diffrt: without {MANIFEST} it runs, and no more")
+        return self
 
     def path(self, name: str) -> Path:
         """Where a file of the manifest lies. BundleError for any other name."""

@@ -193,6 +193,13 @@ def generate(
     show_default=True,
     help="components: a bundle; single: one graph; stablehlo: programs for JAX. The last two: of --size's size.",
 )
+@click.option(
+    "--layout",
+    default="diffrt",
+    show_default=True,
+    metavar="diffrt|optimum",
+    help="optimum: a folder for its pipelines, in fp32, not compared with PyTorch.",
+)
 @click.option("--precision", default="fp32", show_default=True, metavar="fp32|fp16", help="fp16 is half the disk.")
 @click.option("--attention", default="auto", show_default=True, metavar="auto|portable|ort|sliced", help="Its form.")
 @click.option(
@@ -212,6 +219,7 @@ def export(
     dest: str,
     revision: str | None,
     form: str,
+    layout: str,
     precision: str,
     attention: str,
     static: str | None,
@@ -252,6 +260,7 @@ def export(
     forms |= {"--prediction-type": ("components", "single")} if prediction_type is not None else {}
     forms |= {"--no-verify": ("components", "single")} if no_verify else {}
     forms |= {"--copy-weights": ("components",)} if copy_weights else {}
+    forms |= {"--layout": ("components",)} if layout != "diffrt" else {}
     for option in (name for name, allowed in forms.items() if form not in allowed):
         raise InvalidArgument(f"{option} belongs to --form {' or '.join(forms[option])}: leave it out for {form}")
     say = lambda line: click.echo(line, err=True)  # noqa: E731
@@ -290,6 +299,7 @@ def export(
         source,
         dest,
         revision=revision,
+        layout=layout,
         attention=attention,
         static=size,
         copy_weights=copy_weights,

@@ -8,10 +8,11 @@ import contextlib
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffrt import foreign
 from diffrt.bundle import Bundle, read_manifest
 from diffrt.errors import DiffrtError, HubError
 from diffrt.manifest import MANIFEST
@@ -26,19 +27,25 @@ def is_id(model: str | os.PathLike[str]) -> bool:
 
 
 def fetch(repo_id: str, revision: str | None = None) -> Path:
-    """The folder of a published bundle in the cache: its manifest and the files it lists, and nothing else.
+    """The folder of a published bundle in the cache: its manifest and the files it lists, and nothing else. Of another
+    program's folder of graphs, the graphs and what they need.
 
     revision is a branch, a tag or a commit. Files in the cache are not asked for again. Raises HubError; BundleError
     for a damaged manifest.
     """
 
-    def no_bundle(names: frozenset[str]) -> HubError:
+    def no_bundle(names: frozenset[str]) -> HubError | None:
+        if MANIFEST in names or foreign.among(names):
+            return None
         if "model_index.json" in names:
             return HubError(f"{repo_id} is a checkpoint, not a bundle: run diffrt export {repo_id} DEST and load DEST")
         return HubError(f"{repo_id} is no bundle: it has no {MANIFEST}")
 
-    repo = open_repo(repo_id, revision, MANIFEST, no_bundle)
-    return repo.fetch(read_manifest(repo.root).files)
+    repo = open_repo(repo_id, revision, (MANIFEST, foreign.INDEX), no_bundle)
+    if MANIFEST in repo.names:
+        return repo.fetch(read_manifest(repo.root).files)
+    root = repo.fetch(foreign.files_among(repo.names))
+    return repo.fetch(foreign.data_among(root, repo.names))
 
 
 def push(bundle: str | os.PathLike[str], repo_id: str, *, private: bool = False, revision: str | None = None) -> str:
@@ -47,7 +54,7 @@ def push(bundle: str | os.PathLike[str], repo_id: str, *, private: bool = False,
     What goes up is the manifest, the files it lists, README.md and LICENSE. The repository is created where there is
     none, private if asked, and so is the branch `revision`. Raises BundleError for a damaged bundle, HubError.
     """
-    opened = Bundle.open(Path(bundle))
+    opened = Bundle.open(Path(bundle)).own()
     pages = [name for name in PAGES if (opened.root / name).is_file()]
     names = dict.fromkeys([MANIFEST, *opened.manifest.files, *pages])
     with _explained(repo_id, revision):
@@ -87,8 +94,11 @@ class Repo:
         return self.root
 
 
-def open_repo(repo_id: str, revision: str | None, first: str, lacking: Callable[[frozenset[str]], DiffrtError]) -> Repo:
-    """Ask the hub for a model's files and fetch `first`; `lacking` makes the error where it is not among them."""
+def open_repo(
+    repo_id: str, revision: str | None, first: Sequence[str], lacking: Callable[[frozenset[str]], DiffrtError | None]
+) -> Repo:
+    """Ask the hub for a model's files and fetch the first of `first` that is there; `lacking` gives the error where
+    the files are not those of what is looked for."""
     with _explained(repo_id, revision):
         from huggingface_hub import HfApi, constants, hf_hub_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -98,15 +108,17 @@ def open_repo(repo_id: str, revision: str | None, first: str, lacking: Callable[
         except Exception as error:
             if not _out_of_reach(error):
                 raise
-            with contextlib.suppress(LocalEntryNotFoundError):
-                root = Path(hf_hub_download(repo_id, first, revision=revision, local_files_only=True)).parent
-                cached = frozenset(f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file())
-                return Repo(repo_id, root, cached, error)
+            for name in first:
+                with contextlib.suppress(LocalEntryNotFoundError):
+                    root = Path(hf_hub_download(repo_id, name, revision=revision, local_files_only=True)).parent
+                    cached = frozenset(f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file())
+                    return Repo(repo_id, root, cached, error)
             raise
         names = frozenset(sibling.rfilename for sibling in info.siblings or ())
-        if first not in names:
-            raise lacking(names)
-        return Repo(repo_id, Path(hf_hub_download(repo_id, first, revision=revision)).parent, names)
+        if refusal := lacking(names):
+            raise refusal
+        there = next(name for name in first if name in names)
+        return Repo(repo_id, Path(hf_hub_download(repo_id, there, revision=revision)).parent, names)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,16 @@
-"""Reads the initializers of an ONNX file, and where their data lies, without the onnx package.
+"""Reads the boundary of an ONNX file, its initializers, and where their data lies, without the onnx package.
 
 A graph is a protobuf message (protobuf.dev/programming-guides/encoding, onnx.proto3): fields of a number and a wire
-type. Only the path to tensors is followed; any malformed byte is an OnnxFileError, and the work is bounded.
+type. Only what is asked for is followed; any malformed byte is an OnnxFileError, and the work is bounded.
 """
 
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 LARGEST = 2**31 - 1  # bytes; protobuf's own limit
 MOST_FIELDS = 4_000_000  # bounds the time a hostile file can take; a full-size UNet has 60,000
@@ -40,14 +43,48 @@ class Initializer:
     external: External | None  # None: the data is in the graph
 
 
+@dataclass(frozen=True)
+class Value:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None  # a name, or "", of an axis of any size; None: of any rank
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    inputs: dict[str, Value]  # in their order; without those that are initializers
+    outputs: dict[str, Value]
+    tensors: list[Initializer]  # the initializers, and what attributes hold
+
+
 def read_initializers(path: str | Path) -> list[Initializer]:
-    """Every initializer of the graph, its subgraphs and functions. Raises OnnxFileError, OSError."""
+    """Every initializer of the graph, its subgraphs and functions; attributes must hold their own data. Raises
+    OnnxFileError, OSError."""
+    return _read(path, lambda data: list(_Reader().model(data)))
+
+
+def read_graph(path: str | Path) -> GraphFile:
+    """The boundary, and every tensor whose data may lie in another file. Raises OnnxFileError, OSError."""
+    return _read(path, _graph_file)
+
+
+def _graph_file(data: memoryview) -> GraphFile:
+    tensors = list(_Reader(outside=True).model(data))
+    known = {tensor.name for tensor in tensors}
+    inputs, outputs = _Reader().boundary(data)
+    return GraphFile({v.name: v for v in inputs if v.name not in known}, {v.name: v for v in outputs}, tensors)
+
+
+def _read(path: str | Path, parse: Callable[[memoryview], T]) -> T:
     path = Path(path)
     size = path.stat().st_size
     if not 0 < size <= LARGEST:
         raise OnnxFileError(f"{path} has {size} bytes; a graph has from 1 to {LARGEST}")
     try:
-        return list(_Reader().model(memoryview(path.read_bytes())))
+        with path.open("rb") as file:  # mapped: weights inside it are not read
+            return parse(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except OnnxFileError as error:
         raise OnnxFileError(f"{path}: {error}") from None
 
@@ -55,8 +92,36 @@ def read_initializers(path: str | Path) -> list[Initializer]:
 class _Reader:
     """Walks messages and counts their fields. Numbers are the field numbers of onnx.proto3."""
 
-    def __init__(self) -> None:
-        self._left = MOST_FIELDS
+    def __init__(self, outside: bool = False) -> None:
+        """Whether the data of attributes may lie `outside` of the graph as well."""
+        self._left, self._outside = MOST_FIELDS, outside
+
+    def boundary(self, data: memoryview) -> tuple[list[Value], list[Value]]:
+        """Inputs and outputs."""
+        found: dict[int, list[Value]] = {11: [], 12: []}
+        for _, graph in self._fields(data, {7: BYTES}):
+            for number, value in self._fields(graph, dict.fromkeys(found, BYTES)):
+                found[number].append(self._value(value))
+        return found[11], found[12]
+
+    def _value(self, data: memoryview) -> Value:
+        name, dtype, shape = "", 0, None
+        for number, value in self._fields(data, {1: BYTES, 2: BYTES}):
+            if number == 1:
+                name = _text(value)
+                continue
+            for _, tensor in self._fields(value, {1: BYTES}):
+                for part, content in self._fields(tensor, {1: VARINT, 2: BYTES}):
+                    if part == 1:
+                        dtype = content
+                    else:
+                        shape = tuple(self._axis(each) for _, each in self._fields(content, {1: BYTES}))
+        return Value(name, DTYPES.get(dtype, f"type {dtype}"), shape)
+
+    def _axis(self, data: memoryview) -> int | str:
+        for number, value in self._fields(data, {1: VARINT, 2: BYTES}):
+            return value if number == 1 else _text(value)
+        return ""
 
     def model(self, data: memoryview) -> Iterator[Initializer]:
         found = False
@@ -86,10 +151,13 @@ class _Reader:
             yield from self._attribute(value, depth)
 
     def _attribute(self, data: memoryview, depth: int) -> Iterator[Initializer]:
-        """Subgraphs are followed (g, graphs); tensors (t, tensors, sparse ones) must hold their own data."""
+        """Subgraphs are followed (g, graphs); sparse tensors must hold their own data, and others (t, tensors) too
+        unless it may lie outside."""
         tensors, sparse, graphs = (5, 10), (22, 23), (6, 11)
         for number, value in self._fields(data, dict.fromkeys((*tensors, *sparse, *graphs), BYTES)):
-            if number in tensors:
+            if number in tensors and self._outside:
+                yield self._tensor(value)
+            elif number in tensors:
                 self._inline(value)
             elif number in sparse:
                 self._sparse(value)

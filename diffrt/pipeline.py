@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ NEEDS = {
     "class_to_image": "class_labels alone",
 }
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+Task = Callable[[request.Request, Scheduler, Parts], Generator[Step, None, Output]]
 
 
 def find(model: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -211,7 +212,11 @@ class Pipeline:
         if asked.task not in tasks:
             allowed = "; or ".join(NEEDS[task] for task in tasks if task in NEEDS)
             raise InvalidArgument(f"{self.bundle.root} has no {asked.task.replace('_', '-')}: give it {allowed}")
-        return Stream(TASKS[asked.task](asked, self.scheduler, self._parts))
+        return self.run(TASKS[asked.task], asked)
+
+    def run(self, task: Task, asked: request.Request) -> "Stream":
+        """A task over this pipeline's parts: one of diffrt.tasks, or another one of that form."""
+        return Stream(task(asked, self.scheduler, self._parts))
 
     def embed(
         self, prompts: str | Sequence[str], *, weighting: str | None = None, chunks: int | str = 1

@@ -15,7 +15,7 @@ from diffrt.errors import InvalidArgument, nearest
 from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
-from diffrt.noise import RNGS, resolve_seeds
+from diffrt.noise import RNGS, Stream, generators, resolve_seeds
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
 from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 
@@ -69,6 +69,11 @@ class Request:
     zero_negative: bool  # nothing is said of the negative half, which is zero
     denoising_start: float | None  # share of the whole run at which this part of it begins
     denoising_end: float | None  # and at which it ends
+    generator: Stream | None  # one source of noise for all pictures, which draw from it in turn; None: their seeds
+
+    def streams(self) -> list[Stream]:
+        """The source of each picture's noise: [B]."""
+        return generators(self.seeds, self.rng) if self.generator is None else [self.generator] * len(self.seeds)
 
     @property
     def guided(self) -> bool:
@@ -100,7 +105,7 @@ class Request:
                 "num_inference_steps": self.num_inference_steps,
                 "scheduler": scheduler,
                 "guidance_scale": self.guidance_scale,
-                "seed": seed,
+                "seed": seed if self.generator is None else None,
                 "rng": self.rng,
                 "eta": self.eta,
                 "height": self.height,
@@ -144,6 +149,7 @@ def check(
     denoising_start: float | None = None,
     denoising_end: float | None = None,
     output_type: str = "pil",
+    generator: Stream | None = None,
     **sizes: Any,
 ) -> Request:
     """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
@@ -267,6 +273,7 @@ def check(
         zero_negative=manifest.zero_negative and negative_prompt is None and negative_embeds is None,
         denoising_start=start,
         denoising_end=end,
+        generator=generator,
     )
 
 

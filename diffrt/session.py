@@ -3,7 +3,7 @@
 import contextlib
 import ctypes
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,12 @@ from diffrt.providers import PROVIDERS, Provider
 
 Arrays = dict[str, NDArray[Any]]
 
-DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
+DTYPES = {
+    "tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64),
+    # only at the boundary of graphs that other programs wrote
+    "tensor(float16)": np.dtype(np.float16), "tensor(double)": np.dtype(np.float64),
+    "tensor(int32)": np.dtype(np.int32),
+}  # fmt: skip
 SILENT = 4  # fatal messages only: everything else arrives as an exception
 
 
@@ -95,14 +100,16 @@ class Session:
         if arena and provider.shrink:  # 0.3 GB less beside the autoencoder
             self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", provider.shrink)
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-        """One evaluation. Raises InvalidArgument for feeds that do not fit, NumericalError for NaN or infinity."""
+    def run(self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
+        """One evaluation, of all outputs or of those wanted. Raises InvalidArgument for feeds that do not fit,
+        NumericalError for NaN or infinity."""
         self._check(feeds)
+        names = self.outputs if wanted is None else wanted
         try:
-            arrays = self._session.run(self.outputs, dict(feeds), self._options)
+            arrays = self._session.run(names, dict(feeds), self._options)
         except Exception as error:
             raise ProviderError(f"{self.name} failed: {_line(error)}") from None
-        outputs: Arrays = dict(zip(self.outputs, arrays, strict=True))
+        outputs: Arrays = dict(zip(names, arrays, strict=True))
         for output, array in outputs.items():
             if not np.isfinite(array.sum(dtype=np.float64)):
                 fix = (

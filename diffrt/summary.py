@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from posixpath import dirname
 from typing import Any
 
-from diffrt.bundle import WEIGHTS, Bundle
+from diffrt.bundle import GRAPH, Bundle
+
+APART = (GRAPH, ".json")  # what beside them is not weights
 
 
 def summary(bundle: Bundle) -> str:
@@ -25,7 +27,7 @@ def _lines(bundle: Bundle) -> Iterator[str]:
         yield f"prompt      {tokenizer['max_length']} tokens of {tokenizer['folder']}/ to {encoder}"
     for name, component in m.components.items():
         folder = dirname(component.variants[0].file)
-        weights = sum(e.bytes for f, e in m.files.items() if dirname(f) == folder and f.endswith(WEIGHTS))
+        weights = sum(e.bytes for f, e in m.files.items() if dirname(f) == folder and not f.endswith(APART))
         yield f"{name}: {_size(weights)} of weights in {folder}/"
         for spec, arrow in [*((s, "<-") for s in component.inputs), *((s, "->") for s in component.outputs)]:
             yield f"  {arrow} {spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
@@ -60,7 +62,7 @@ def _overflows(nodes: Mapping[str, float]) -> str:
 
 def _certificate(certificate: Any) -> Iterator[str]:
     if certificate is None:
-        yield "certificate none: exported with --no-verify"
+        yield "certificate none: exported with --no-verify, or by another program"
         return
     try:
         picture, versions = certificate["picture"], certificate["versions"]

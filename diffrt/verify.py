@@ -54,6 +54,7 @@ def verify(bundle: Bundle, provider: str = "cpu") -> Iterator[FileCheck | GraphC
     """
     record = provider_of(provider)
     require(record)
+    bundle.own()
     for name, entry in bundle.manifest.files.items():
         with bundle.path(name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:

@@ -5,7 +5,6 @@ loadable, and the next run removes what it left.
 """
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,15 +17,16 @@ from diffrt import __version__, schedulers
 from diffrt.configs import fits, spelled
 from diffrt.errors import CheckpointError, InvalidArgument, nearest
 from diffrt.folders import Say, building, link, publish
-from diffrt.hub import PAGES, is_id
+from diffrt.hub import is_id
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling, Variant
 from diffrt.stable_diffusion import tokenizer_entry
 
-from .checkpoint import Checkpoint, open_checkpoint, read_json
-from .files import file_entries
+from .checkpoint import Checkpoint, open_checkpoint
+from .files import copy_texts, file_entries
 from .halves import halve
 from .hub import find
 from .lowering import CHOICES, lower
+from .optimum import write_optimum
 from .passes.shapes import drop_inner_shapes
 from .precision import Size, widen_overflows
 from .sources import Source, opened
@@ -37,10 +37,7 @@ from .verify import certify, fit_preview
 from .weights import PRECISIONS, Weights, attach
 
 FALLBACK_SCHEDULER = "DDIMScheduler"
-TOKENIZER_FILES = (
-    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json",
-)  # fmt: skip
+LAYOUTS = ("diffrt", "optimum")
 
 
 def export(
@@ -48,6 +45,7 @@ def export(
     dest: str | os.PathLike,
     *,
     revision: str | None = None,
+    layout: str = "diffrt",
     precision: str = "fp32",
     attention: str = "auto",
     static: tuple[int, int] | None = None,
@@ -62,6 +60,8 @@ def export(
 
     source        a folder in diffusers layout, a single file, or org/name, the id of a model on the Hugging Face Hub.
     revision      the branch, tag or commit of an id.
+    layout        "diffrt", a bundle, or "optimum", a folder that optimum loads: in fp32, without static graphs and
+                  without a comparison with PyTorch.
     precision     "fp32" or "fp16". fp16 points at the checkpoint's fp16 weights and converts fp32 ones into the bundle
                   where it has none. What overflows is measured, with verify or without, by running each component in
                   fp32 in a process of its own; it computes in fp32.
@@ -83,10 +83,17 @@ def export(
         raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(str(precision), PRECISIONS)}")
     if attention not in CHOICES:
         raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(str(attention), CHOICES)}")
+    if layout not in LAYOUTS:
+        raise InvalidArgument(f"layout {layout!r} is unknown; {nearest(str(layout), LAYOUTS)}")
+    if layout == "optimum" and (precision != "fp32" or attention != "auto" or static or defaults):
+        raise InvalidArgument("precision, attention, static and defaults belong to the layout diffrt: leave them out")
     check_target(target, None if is_id(source) else Path(source), force)  # before anything is fetched
     folder = find(source, revision, precision, say)
     with opened(folder, target, precision, prediction_type, copy_weights, say) as origin:
-        write_bundle(origin, target, precision, attention, static, verify, copy_weights, defaults or {}, say)
+        if layout == "optimum":
+            write_optimum(origin, target, copy_weights, say)
+        else:
+            write_bundle(origin, target, precision, attention, static, verify, copy_weights, defaults or {}, say)
     say(f"wrote {target}")
     return target
 
@@ -186,21 +193,10 @@ def copy_parts(
 ) -> dict[str, Weights]:
     """Lay out the checkpoint's own files: JSON copied, weights hard-linked (or copied where links do not reach), or
     converted. Returns the weights that the graphs are to point at."""
-    for name in PAGES:
-        if (checkpoint.root / name).is_file():
-            shutil.copyfile(checkpoint.root / name, folder / name)
-    index = read_json(checkpoint.root / "model_index.json") | {part: [None, None] for part in checkpoint.skipped}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    tokenizers = tuple(checkpoint.tokenizers.values())
-    for part in (*weights, "scheduler", *tokenizers):
-        (folder / part).mkdir()
-    for name in (f"{part}/{file}" for part in tokenizers for file in TOKENIZER_FILES):
-        if (checkpoint.root / name).is_file():
-            shutil.copyfile(checkpoint.root / name, folder / name)
-    name = "scheduler/scheduler_config.json"
-    shutil.copyfile(checkpoint.root / name, folder / name)
+    copy_texts(checkpoint, folder)
     placed = dict(weights)
     for part, tensors in weights.items():
+        (folder / part).mkdir()
         shutil.copyfile(checkpoint.root / part / "config.json", folder / part / "config.json")
         if tensors.to_halve:
             say(f"converting {part} to fp16")

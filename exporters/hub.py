@@ -26,7 +26,9 @@ def find(source: str | os.PathLike, revision: str | None, precision: str, say: S
         if revision is not None:
             raise InvalidArgument(f"revision is {revision!r}: only a model on the hub has one, and {source} is a path")
         return Path(source)
-    repo = hub.open_repo(str(source), revision, INDEX, lambda names: no_checkpoint(str(source), names))
+    repo = hub.open_repo(
+        str(source), revision, (INDEX,), lambda names: None if INDEX in names else no_checkpoint(str(source), names)
+    )
     say(f"fetching {repo.id} at {repo.root.name[:8]}")
     index = read_json(repo.root / INDEX)
     return repo.fetch(choose(repo.names, index, precision, lambda name: repo.fetch([name]) / name))

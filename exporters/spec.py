@@ -45,7 +45,7 @@ class Component:
                 arrays[spec.name] = rng.integers(0, self.high, shape)
             elif spec.name == "timestep":
                 steps = rng.integers(0, 1000, shape) + 0.5 * (rng.random(shape) < 0.5)
-                arrays[spec.name] = steps.astype(np.float32)
+                arrays[spec.name] = np.asarray(steps, np.float32)  # a scalar is an array too
             else:
                 arrays[spec.name] = rng.standard_normal(shape, dtype=np.float32)
         return arrays

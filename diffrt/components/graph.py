@@ -27,6 +27,7 @@ class Graph:
             raise BundleError(f"{bundle.root}: {component} gives no {output}; export the checkpoint again")
         self._bundle, self._component, self._provider, self._output = bundle, component, provider, output
         self._arena = every_step
+        self._adapter = bundle.adapters.get(component)
         self._open: tuple[Variant, Session] | None = None
 
     def run(self, feeds: Mapping[str, NDArray[Any]], size: tuple[int, int] | None = None) -> NDArray[np.float32]:
@@ -40,7 +41,8 @@ class Graph:
             self.close()  # first, so that memory never holds two
             graph = self._bundle.path(variant.file)
             self._open = variant, Session(graph, self._provider, self._component, variant.precision, arena=self._arena)
-        return self._open[1].run(feeds)
+        run = self._open[1].run
+        return self._adapter(run, feeds) if self._adapter else run(feeds)
 
     def close(self) -> None:
         """Free the session; the next run opens it again."""

@@ -78,7 +78,8 @@ class Checkpoint:
 def find(model: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder of a named bundle, of a path, or of an id on the hub, whose files are fetched into its cache."""
     if hub.is_id(model):
-        repo = hub.open_repo(str(model), revision, INDEX, lambda names: HubError(f"{model} has no {INDEX}"))
+        no_index = HubError(f"{model} has no {INDEX}")
+        repo = hub.open_repo(str(model), revision, (INDEX,), lambda names: None if INDEX in names else no_index)
         return hub.fetch(str(model), revision) if MANIFEST in repo.names else repo.fetch(wanted(repo.names))
     if revision is not None:
         raise CheckpointError(f"revision is {revision!r}: only a model on the hub, org/name, has one; {model} is not")

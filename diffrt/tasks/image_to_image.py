@@ -17,7 +17,7 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
     table = partial_table(scheduler, request)
     words = encode_words(request, parts)
 
-    streams = noise.generators(request.seeds, request.rng)
+    streams = request.streams()
     latents = request.image_latents
     if latents is None:
         assert request.image is not None

@@ -31,7 +31,7 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
     image, mask = request.image, request.mask
     assert image is not None and mask is not None
     told = parts.denoiser.channels > request.latent_shape[0]
-    streams = noise.generators(request.seeds, request.rng)
+    streams = request.streams()
     original = None
     if not told or request.strength < 1:
         original = encode_pictures(image, request, parts, streams)

@@ -135,11 +135,16 @@ def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoders,
 
 
 def encode_pictures(pictures: F32, request: Request, parts: Parts, streams: Sequence[noise.Stream]) -> F32:
-    """A draw from each picture's posterior: [1 or P,3,H,W] in [-1,1] -> [B,C,h,w]."""
+    """A draw from each picture's posterior: [1 or P,3,H,W] in [-1,1] -> [B,C,h,w]. One source for all results draws
+    once for each picture, and none draws for what has no spread."""
     assert parts.encoder is not None
     mean, std = parts.encoder(pictures)
-    count = len(streams) // len(pictures)
-    return mean.repeat(count, axis=0) + std.repeat(count, axis=0) * noise.randn(streams, request.latent_shape)
+    if not std.any():
+        return mean.repeat(len(streams) // len(pictures), axis=0)
+    drawn = streams if request.generator is None else streams[: len(pictures)]
+    each = len(drawn) // len(pictures)
+    latents = mean.repeat(each, axis=0) + std.repeat(each, axis=0) * noise.randn(drawn, request.latent_shape)
+    return latents.repeat(len(streams) // len(drawn), axis=0)
 
 
 def run_table(scheduler: Scheduler, request: Request, skip: int = 0) -> Table | None:

@@ -15,7 +15,7 @@ def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gener
     table = whole_run(scheduler, request)
     words = encode_words(request, parts)
 
-    streams = noise.generators(request.seeds, request.rng)
+    streams = request.streams()
     z = request.latents
     if z is None:
         z = noise.randn(streams, request.latent_shape)

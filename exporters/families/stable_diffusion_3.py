@@ -37,7 +37,7 @@ def predict(
 ) -> Tensor:
     """Without T5 the model is told of as many zeros. CLIP's tokens are padded to the width of T5's, and come first."""
     dtype, width = next(module.parameters()).dtype, module.config.joint_attention_dim
-    t5 = clip.new_zeros(len(clip), T5_TOKENS, width) if t5 is None else t5
+    t5 = clip.new_zeros(clip.shape[0], T5_TOKENS, width) if t5 is None else t5
     words = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), t5], dim=1)
     return module(sample.to(dtype), timestep, words.to(dtype), pooled.to(dtype)).float()
 

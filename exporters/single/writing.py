@@ -81,11 +81,17 @@ def export(
         manifest = bundle.manifest
         if "text_to_image" not in manifest.tasks:
             raise InvalidArgument(f"{bundle.root} draws from no text alone, but: {', '.join(manifest.tasks)}")
+        told = [spec.name for spec in manifest.components[manifest.denoiser].inputs]
+        if told != ["sample", "timestep", "encoder_hidden_states"]:
+            raise InvalidArgument(
+                f"{bundle.root} is told of {', '.join(told[2:])}; a single graph is of a model that is told of "
+                "encoder_hidden_states alone: export the components"
+            )
         config = bundle.json(pipeline.SCHEDULER_CONFIG)
         sampler = schedulers.from_config(config, scheduler or manifest.defaults.scheduler)
         numbers = sorted(set(steps or (*STEPS, manifest.defaults.num_inference_steps)))
         progress(f"reading {bundle.root}")
-        vocabulary = Vocabulary.read(bundle.root, manifest.tokenizer)
+        vocabulary = Vocabulary.read(bundle.root, manifest.tokenizers["text_encoder"])
         parts = read(bundle, size, vocabulary, tokenizer == "op", attention, baked(sampler, numbers))
         model = assemble(parts, INPUTS[inputs], unrolled)
         NameFixPass()(model)

@@ -281,7 +281,7 @@ def test_the_ids_of_text(tokenizer):
 
 def test_a_vocabulary_in_one_file(sd2_bundle, tmp_path):
     """tokenizer.json alone: hosts get vocab.json and merges.txt all the same."""
-    entry = Bundle.open(sd2_bundle).manifest.tokenizer
+    entry = Bundle.open(sd2_bundle).manifest.tokenizers["text_encoder"]
     assert not (sd2_bundle / "tokenizer" / "merges.txt").exists()
     found = Vocabulary.read(sd2_bundle, entry)
     (tmp_path / "vocab.json").write_text(found.vocab, "utf-8")

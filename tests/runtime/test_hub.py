@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from onnx import helper
 from PIL import Image
 
 import diffrt
@@ -17,6 +18,7 @@ from diffrt.image import read_parameters
 from diffrt.manifest import MANIFEST
 from diffrt.pipeline import BUNDLES
 from tests.hub_server import WRITER, Client, Hub, one_line, read_folder, serving
+from tests.runtime.test_onnx_file import external
 
 EMOJI = BUNDLES["emoji"]
 NEEDED = {MANIFEST, *Bundle.open(EMOJI).manifest.files}
@@ -245,3 +247,24 @@ def test_what_cannot_be_pushed(hub: Hub, client, bundle):
     (bundle / "unet" / "config.json").write_text("{}")
     assert "unet/config.json" in client.fails("push", bundle, "me/model", HF_TOKEN=WRITER)
     assert (hub.log, list(hub.repos)) == ([], ["org/theirs"])
+
+
+def test_another_programs_graphs(hub, client, tmp_path):
+    """Only they, with the data that they keep beside them and what is said of them, are fetched."""
+    text = external(location="model.onnx_data", offset="0", length="24")
+    graph = helper.make_model(helper.make_graph([], "g", [], [], initializer=[text])).SerializeToString()
+    plain = helper.make_model(helper.make_graph([], "g", [], [])).SerializeToString()
+    needed = {
+        "model_index.json": b"{}", "scheduler/scheduler_config.json": b"{}", "unet/model.onnx": graph,
+        "unet/model.onnx_data": b"0" * 24, "unet/config.json": b"{}", "vae_decoder/model.onnx": plain,
+        "tokenizer/vocab.json": b"{}", "tokenizer/tokenizer_config.json": b"{}",
+    }  # fmt: skip
+    beside = {"unet/diffusion_pytorch_model.bin": b"", "unet/model.onnx_old": b"", "safety_checker/model.onnx": plain}
+    hub.publish("org/old", needed | beside, branch="onnx")
+    folder = client.fetch("org/old", "onnx")
+    assert set(read_folder(folder)) == set(needed)
+    hub.down = 503
+    assert client.fetch("org/old", "onnx") == folder
+    hub.down = 0
+    hub.publish("org/bad", needed | {"unet/model.onnx": graph.replace(b"model.onnx_data", b"../../../secret")})
+    assert "outside of the graph's folder" in client.fails("inspect", "org/bad")

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from diffrt import onnx_file
-from diffrt.onnx_file import External, OnnxFileError, read_initializers
+from diffrt.onnx_file import External, OnnxFileError, Value, read_graph, read_initializers
 
 NAMES = {TensorProto.FLOAT: "F32", TensorProto.INT64: "I64", TensorProto.FLOAT16: "F16"}
 
@@ -48,6 +48,22 @@ def test_inline_and_external(tmp_path):
     found = read_initializers(save(tmp_path, initializers=[external(), inline]))
     assert [(i.name, i.dtype, i.shape) for i in found] == [("w", "F32", (2, 3)), ("inline", "I64", (3, 0, 2))]
     assert found[0].external == External("w.safetensors", 64, 24)
+
+
+def test_the_boundary(tmp_path):
+    """Axes with a size, a name or neither, and values of any rank; an initializer is no input."""
+    shapes = {"x": [2, "batch", None], "scalar": [], "any": None, "w": [2, 3]}
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape) for name, shape in shapes.items()]
+    graph = read_graph(save(tmp_path, initializers=[external()], input=inputs, output=inputs[:1]))
+    x = Value("x", "F16", (2, "batch", ""))
+    assert graph.inputs == {"x": x, "scalar": Value("scalar", "F16", ()), "any": Value("any", "F16", None)}
+    assert graph.outputs == {"x": x}
+
+
+def test_data_of_attributes_may_lie_outside_where_asked_for(tmp_path):
+    body = helper.make_graph([helper.make_node("Custom", [], ["c"], values=[external("deep")])], "body", [], [])
+    nodes = [helper.make_node("Constant", [], ["c"], value=external()), helper.make_node("Loop", [], [], body=body)]
+    assert [t.name for t in read_graph(save(tmp_path, nodes)).tensors] == ["w", "deep"]
 
 
 def test_subgraphs_are_followed(tmp_path):
@@ -144,7 +160,8 @@ def test_not_a_graph(tmp_path, content):
 def test_truncated_and_flipped_bytes_never_crash(tmp_path):
     inner = helper.make_graph([], "inner", [], [], initializer=[external("deep")])
     nodes = [helper.make_node("Loop", [], [], body=inner), helper.make_node("Constant", [], ["c"], value_ints=[1, 300])]
-    file = save(tmp_path, nodes, [external(), external("v", (1 << 40,))])
+    boundary = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "batch"])]
+    file = save(tmp_path, nodes, [external(), external("v", (1 << 40,))], input=boundary, output=boundary)
     content, rng = file.read_bytes(), np.random.default_rng(0)
     damaged = [content[:end] for end in range(len(content))]
     for _ in range(800):
@@ -155,8 +172,9 @@ def test_truncated_and_flipped_bytes_never_crash(tmp_path):
     refused = 0
     for each in damaged:
         file.write_bytes(each)
-        try:
-            read_initializers(file)
-        except OnnxFileError:
-            refused += 1
-    assert refused > len(content) // 2
+        for read in (read_initializers, read_graph):
+            try:
+                read(file)
+            except OnnxFileError:
+                refused += 1
+    assert refused > len(content)
