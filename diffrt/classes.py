@@ -20,7 +20,8 @@ def numbers(classes: Sequence[str], asked: Any) -> tuple[int, ...]:
 def _number(classes: Sequence[str], names: dict[str, int], asked: Any) -> int:
     if isinstance(asked, str):
         if asked not in names:
-            raise InvalidArgument(f"there is no class {asked!r}; {nearest(asked, names)}")
+            hint = nearest(asked, names).partition("known: ")[0]
+            raise InvalidArgument(f"there is no class {asked!r}: {hint}pipe.bundle.manifest.classes has the names")
         return names[asked]
     if isinstance(asked, bool) or not isinstance(asked, Integral) or int(asked) not in range(len(classes)):
         raise InvalidArgument(f"class {asked!r:.40} is none of 0 to {len(classes) - 1}; names are taken as well")

@@ -43,6 +43,8 @@ def read_config(record: type[T], config: Mapping[str, Any], only: Mapping[str, t
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a field's declared type: a union, a Literal, a tuple, float, bool, str, None, or int, which
     is a count or a size and so at least 1."""
+    if hint is Any:
+        return True
     if get_origin(hint) in (types.UnionType, Union):
         return any(fits(value, part) for part in get_args(hint))
     if get_origin(hint) is tuple:

@@ -92,11 +92,12 @@ class Manifest:
     family: str
     tasks: tuple[str, ...]
     defaults: Defaults
-    latents: Mapping[str, Any]  # channels; scale_factor: pixels per latent
+    latents: Mapping[str, Any]  # channels; scale_factor: pixels per latent; patch: latents per token of a transformer
     denoiser: str  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]]  # its input -> every "text encoder.output" that it is, side by side
-    tokenizers: Mapping[str, Mapping[str, Any]]  # text encoder -> folder, max_length, pad (a token)
+    tokenizers: Mapping[str, Mapping[str, Any]]  # text encoder -> folder, max_length, pad, start, end (tokens)
     classes: tuple[str, ...]  # names of those that a class-conditional model draws, with commas between several of one
+    even_sigmas: bool  # a flow model's levels are evenly spaced from 1 to 1 / steps, before they are shifted
     zero_negative: bool  # where no negative prompt is given its conditions are zero, and not those of an empty text
     preview: Mapping[str, Any] | None  # matrix [C][3], bias [3]: latents to the decoder's RGB in [-1,1]
     files: Mapping[str, FileEntry]  # every file of the bundle but the manifest and README.md
@@ -187,7 +188,15 @@ _tiling = record(
 
 
 _sources = list_of(matching(r"[^.]+[.][^.]+", "component.output"), 1)
-_tokenizer = record(dict, folder=strict.inner_path, max_length=whole(3, 4096), pad=strict.text)
+_tokenizer = record(
+    dict,
+    spare=("start", "end"),
+    folder=strict.inner_path,
+    max_length=whole(3, 4096),
+    pad=strict.text,
+    start=optional(strict.text),
+    end=strict.text,
+)
 
 
 def _component(name: str, value: Any, where: str) -> ComponentSpec:
@@ -216,11 +225,12 @@ _manifest = record(
         guidance_scale=strict.number,
         scheduler=strict.text,
     ),
-    latents=record(dict, channels=whole(1, 4096), scale_factor=whole(1, 256)),
+    latents=record(dict, spare=("patch",), channels=whole(1, 4096), scale_factor=whole(1, 256), patch=whole(1, 64)),
     denoiser=strict.text,
     conditions=strict.keyed(lambda key, value, where: _sources(value, where)),
     tokenizers=strict.keyed(lambda key, value, where: _tokenizer(value, where)),
     classes=list_of(strict.text, high=100_000),
+    even_sigmas=strict.boolean,
     zero_negative=strict.boolean,
     preview=optional(record(dict, matrix=list_of(list_of(strict.number, 3, 3), 1), bias=list_of(strict.number, 3, 3))),
     files=strict.keyed(lambda key, value, where: _file(value, where), key=strict.inner_path),

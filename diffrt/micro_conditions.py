@@ -48,13 +48,14 @@ def told(
 def _ids(
     given: Mapping[str, Any], size: tuple[int, int], from_picture: bool, scored: bool
 ) -> tuple[list[float], list[float]]:
-    """As diffusers fills them: without sizes of its own the negative half is told what the other one is, but that one
-    that starts from a picture has a crop of its own."""
+    """As diffusers fills them. The negative half is told, from words alone and without sizes of its own, what the other
+    half is; with them its own crop or none; from a picture its own or the other's, but in a scored model none."""
     own_sizes = {"original_size": size, "crops_coords_top_left": (0, 0), "target_size": size}
     at: dict[str, Any] = {**own_sizes, **SCORES, **given}
     own = "negative_original_size" in given and "negative_target_size" in given
     apart = {name: given.get(f"negative_{name}", at[name]) for name in ("original_size", "target_size")}
-    crop = given.get("negative_crops_coords_top_left", (0, 0))
+    same = from_picture and not scored
+    crop = given.get("negative_crops_coords_top_left", at["crops_coords_top_left"] if same else (0, 0))
     if not (from_picture or own):
         apart, crop = {name: at[name] for name in apart}, at["crops_coords_top_left"]
     last, negative_last = (at["target_size"], apart["target_size"])

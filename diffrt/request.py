@@ -61,6 +61,8 @@ class Request:
     rng: str
     eta: float
     output_type: str
+    even_sigmas: bool  # as in the manifest
+    patch: int  # latent pixels of a transformer's token, each way
     class_labels: tuple[int, ...]  # [P] in place of prompts
     classes: int  # how many the model draws
     told: tuple[Conditions, Conditions]  # what the denoiser is told beside the words, and its negative half: [1,...]
@@ -263,6 +265,8 @@ def check(
         rng=rng,
         eta=_number("eta", eta),
         output_type=output_type,
+        even_sigmas=manifest.even_sigmas,
+        patch=manifest.latents.get("patch", 1),
         class_labels=labels,
         classes=len(manifest.classes),
         told=told(inputs, sizes, (height, width), image is not None, guidance),
@@ -361,7 +365,7 @@ def _floored(
 
 def _multiple(manifest: Manifest) -> int:
     factor = manifest.latents["scale_factor"]
-    return factor if factor == 1 else math.lcm(8, factor)
+    return factor if factor == 1 else math.lcm(8, factor * manifest.latents.get("patch", 1))
 
 
 def _size(manifest: Manifest, height: Any, width: Any, latents: Any) -> tuple[int, int]:

@@ -13,6 +13,9 @@ Config = Mapping[str, Any]
 CONDITIONS = {"encoder_hidden_states": ("text_encoder.last_hidden_state",)}  # input of the UNet -> what it is
 
 
+T5_END, T5_PAD = "</s>", "<pad>"
+
+
 def scale_factor(vae: Config) -> int:
     return 2 ** (len(vae["block_out_channels"]) - 1)
 
@@ -39,22 +42,23 @@ def tasks(configs: Mapping[str, Config]) -> tuple[str, ...]:
     return ("inpaint",) if told else ("text_to_image", "image_to_image", "inpaint")
 
 
-def tokenizer_entry(root: Path, longest: int, name: str = "tokenizer") -> dict[str, Any]:
+def tokenizer_entry(root: Path, longest: int, name: str = "tokenizer", t5: bool = False) -> dict[str, Any]:
     """What the run time must know beyond the vocabulary in the folder `name`: the prompt's length in tokens, at most
-    `longest`, and the padding token."""
+    `longest`, the padding token and, of T5's, what no start and which end a text has."""
     folder = root / name
     settings: dict[str, Any] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / file).is_file():
             settings |= read_json(folder / file)
-    pad = settings.get("pad_token") or END
+    special: dict[str, Any] = {"start": None, "end": T5_END} if t5 else {}
+    pad = settings.get("pad_token") or (T5_PAD if t5 else END)
     pad = str(pad.get("content") if isinstance(pad, dict) else pad)
     length = settings.get("model_max_length", longest)
     if not isinstance(length, (int, float)) or not length >= 3:
         raise CheckpointError(f"{name}/tokenizer_config.json: model_max_length is {length!r}; at least 3 is needed")
     length = int(min(length, longest))
     try:
-        Tokenizer(folder, length, pad)
+        Tokenizer(folder, length, pad, **special)
     except BundleError as error:
         raise CheckpointError(str(error)) from error
-    return {"folder": name, "max_length": length, "pad": pad}
+    return {"folder": name, "max_length": length, "pad": pad, **special}

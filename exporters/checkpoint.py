@@ -41,10 +41,11 @@ class Checkpoint:
     @property
     def conditions(self) -> dict[str, tuple[str, ...]]:
         """The family's, of the text encoders that are there."""
-        return {
+        there = {
             name: tuple(source for source in sources if source.partition(".")[0] in self.configs)
             for name, sources in self.family.conditions.items()
         }
+        return {name: sources for name, sources in there.items() if sources}
 
     @property
     def tokenizers(self) -> dict[str, str]:

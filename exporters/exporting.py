@@ -121,7 +121,12 @@ def write_bundle(
         raise InvalidArgument(f"static size {given}: height and width must be multiples of {factor}")
     settings = manifest_defaults(checkpoint, static, defaults, factor, say)
     tokenizers = {
-        encoder: tokenizer_entry(checkpoint.root, checkpoint.configs[encoder]["max_position_embeddings"], folder)
+        encoder: tokenizer_entry(
+            checkpoint.root,
+            checkpoint.family.t5.get(encoder) or checkpoint.configs[encoder]["max_position_embeddings"],
+            folder,
+            encoder in checkpoint.family.t5,
+        )
         for encoder, folder in checkpoint.tokenizers.items()
     }
     for name in checkpoint.skipped:
@@ -154,6 +159,7 @@ def write_bundle(
             conditions=checkpoint.conditions,
             tokenizers=tokenizers,
             zero_negative=bool(checkpoint.index.get("force_zeros_for_empty_prompt", checkpoint.family.zero_negative)),
+            even_sigmas=checkpoint.family.even_sigmas,
             classes=checkpoint.family.classes(checkpoint.index, checkpoint.configs),
             preview=fit_preview(folder, latents, specs.get("vae_decoder"), say),
             files=file_entries(folder),

@@ -81,7 +81,7 @@ def measure(
     found, family = {}, checkpoint.family
     texts, ids = ["", "", "", *PROMPTS], {}
     for encoder, entry in tokenizers.items():
-        ids[f"ids/{encoder}"] = Tokenizer(folder / entry["folder"], entry["max_length"], entry["pad"])(texts).ids
+        ids[f"ids/{encoder}"] = Tokenizer.of(folder, entry)(texts).ids
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         state, inputs = scratch / "state.safetensors", scratch / "inputs.safetensors"

@@ -51,12 +51,15 @@ class Component:
         return arrays
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """A pipeline class: which parts it needs, which it can go without, and how to declare its components."""
 
     name: str
-    tasks: Callable[[Mapping[str, Config]], tuple[str, ...]]
+    title: str  # in the table of what is supported: see support.py
+    tested: str  # against what
+    all_tasks: tuple[str, ...]
+    tasks: Callable[[Mapping[str, Config]], tuple[str, ...]]  # those of them that a checkpoint can do
     parts: Mapping[str, tuple[str, ...]]  # folder -> model classes it may hold
     skipped: tuple[str, ...]  # parts that are reported and left behind
     components: Callable[[Mapping[str, Config]], tuple[Component, ...]]  # from the config of each part
@@ -66,5 +69,8 @@ class Family:
     denoiser: str = "unet"  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in the manifest
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder
+    t5: Mapping[str, int] = field(default_factory=dict)  # text encoders whose tokenizer is T5's -> tokens of a prompt
     classes: Callable[[Mapping[str, Any], Mapping[str, Config]], tuple[str, ...]] = lambda index, configs: ()
+    forms: tuple[str, ...] = ("components",)
+    even_sigmas: bool = False  # as in the manifest
     zero_negative: bool = False  # as in the manifest, unless the checkpoint's force_zeros_for_empty_prompt says other

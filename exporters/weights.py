@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from diffrt.errors import CheckpointError
 from diffrt.safetensors_header import TensorEntry
-from diffrt.weight_files import HARMLESS, find, headers, no_weights, shards, spellings
+from diffrt.weight_files import HARMLESS, TWICE, find, headers, no_weights, shards, spellings
 
 PRECISIONS = {"fp32": ("F32",), "fp16": ("F16", "F32")}  # precision -> dtypes to export it from; see halves.py
 MARKS = {"fp32": ("",), "fp16": (".fp16", "")}  # of the files to look for, in this order
@@ -55,7 +55,7 @@ class Weights:
                 fix = f"export with --precision {other}" if other else "save the checkpoint in float32 or float16"
                 raise CheckpointError(f"{where}/: tensor {stored!r} is {entry.dtype}, not {' or '.join(dtypes)}; {fix}")
             used.add(stored)
-        extra = [n for n in self.tensors if n not in used and n.rpartition(".")[2] not in HARMLESS]
+        extra = [n for n in self.tensors if n not in used and n.rpartition(".")[2] not in HARMLESS and n != TWICE]
         if extra:
             raise CheckpointError(f"{where}/: tensor {extra[0]!r} does not fit its config.json ({len(extra)} such)")
 

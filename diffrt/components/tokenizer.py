@@ -1,8 +1,10 @@
-"""CLIP's tokenizer: byte-level byte-pair encoding of lower-cased text (Radford et al. 2021, arXiv:2103.00020)."""
+"""CLIP's tokenizer, byte-level byte-pair encoding of lower-cased text (Radford et al. 2021, arXiv:2103.00020); T5's,
+sentence pieces (Kudo & Richardson 2018, arXiv:1808.06226) as its tokenizer.json has them.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -32,9 +34,11 @@ class Tokens(NamedTuple):
 
 
 class Tokenizer:
-    """Texts to chunks of ids of a fixed length: start, as many tokens as fit, end, padding."""
+    """Texts to chunks of ids of a fixed length: start (T5 has none), as many tokens as fit, end, padding."""
 
-    def __init__(self, folder: str | Path, max_length: int, pad: str) -> None:
+    def __init__(
+        self, folder: str | Path, max_length: int, pad: str, start: str | None = START, end: str = END
+    ) -> None:
         """Raises BundleError where the folder holds no usable tokenizer."""
         whole, vocabulary, merges = (Path(folder) / name for name in FILES)
         try:
@@ -42,12 +46,13 @@ class Tokenizer:
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{folder} holds no usable tokenizer: {' '.join(str(error).split())[:200]}") from None
         # as in transformers, a padding token is one token wherever it occurs in a text: Stable Diffusion 2's is "!"
-        special = [AddedToken(t, special=True, normalized=False) for t in dict.fromkeys((START, END, pad))]
+        special = [AddedToken(t, special=True, normalized=False) for t in dict.fromkeys((start, end, pad)) if t]
         for token in special:
             if self._tokenizer.token_to_id(token.content) is None:
                 raise BundleError(f"{folder}: the vocabulary lacks the token {token.content!r}")
         self._tokenizer.add_special_tokens(special)
-        self._start, self._end, self._pad = (self._tokenizer.token_to_id(t) or 0 for t in (START, END, pad))
+        self._start = [] if start is None else [self._tokenizer.token_to_id(start) or 0]
+        self._end, self._pad = (self._tokenizer.token_to_id(t) or 0 for t in (end, pad))
         self.max_length = max_length
 
     @classmethod
@@ -57,12 +62,17 @@ class Tokenizer:
             file = Path(root) / entry["folder"] / name
             if file.exists() and f"{entry['folder']}/{name}" not in manifest.files:
                 raise BundleError(f"{file} is not in the manifest, so it was not checked: remove it")
-        return cls(Path(root) / entry["folder"], entry["max_length"], entry["pad"])
+        return cls.of(Path(root), entry)
+
+    @classmethod
+    def of(cls, root: Path, entry: Mapping[str, Any]) -> "Tokenizer":
+        """As a manifest's entry describes it."""
+        return cls(root / entry["folder"], **{key: value for key, value in entry.items() if key != "folder"})
 
     @property
     def room(self) -> int:
         """Tokens of text in a chunk."""
-        return self.max_length - 2
+        return self.max_length - len(self._start) - 1
 
     def chunks(self, texts: Sequence[Text]) -> int:
         """How many chunks the longest text fills; at least 1."""
@@ -72,13 +82,14 @@ class Tokenizer:
         """Every text fills as many chunks, the last ones with nothing if need be."""
         shape = (len(texts), chunks, self.max_length)
         ids, weights, truncated = np.full(shape, self._pad, np.int64), np.ones(shape, np.float32), []
-        ids[:, :, 0] = self._start
+        first = len(self._start)
+        ids[:, :, :first] = self._start
         for row, row_weights, text in zip(ids, weights, texts, strict=True):
             letters, tokens = self._read(text)
             for chunk in range(chunks):
                 part = tokens[chunk * self.room :][: self.room]
-                row[chunk, 1 : len(part) + 2] = [*(token.id for token in part), self._end]
-                row_weights[chunk, 1 : len(part) + 1] = [token.weight for token in part]
+                row[chunk, first : first + len(part) + 1] = [*(token.id for token in part), self._end]
+                row_weights[chunk, first : first + len(part)] = [token.weight for token in part]
             rest = tokens[chunks * self.room :]
             truncated.append(letters[rest[0].at :] if rest else "")
         return Tokens(ids.reshape(-1, self.max_length), weights.reshape(-1, self.max_length), tuple(truncated))

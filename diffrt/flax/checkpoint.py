@@ -65,8 +65,7 @@ class Checkpoint:
     scheduler: Scheduler
 
     def tokenizer(self) -> Tokenizer:
-        entry = self.manifest.tokenizers["text_encoder"]
-        return Tokenizer(self.root / entry["folder"], entry["max_length"], entry["pad"])
+        return Tokenizer.of(self.root, self.manifest.tokenizers["text_encoder"])
 
     def load(self, dtype: Any, place: Callable[[str], weights.Place]) -> Params:
         """All parameters, each put by place(part) on its devices. CheckpointError where files do not fit configs."""
@@ -144,6 +143,7 @@ def _manifest(root: Path, networks: Networks, configs: Mapping[str, Any], schedu
         conditions=CONDITIONS,
         tokenizers={"text_encoder": tokenizer},
         classes=(),
+        even_sigmas=False,
         zero_negative=False,
         preview=None,
         files={},

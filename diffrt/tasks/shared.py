@@ -1,5 +1,6 @@
 """What every task has in common: the parts of a model, the words at its start and the pictures at its end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -150,16 +151,27 @@ def run_table(scheduler: Scheduler, request: Request, skip: int = 0) -> Table | 
     """The steps of the run: all but the first `skip`, or those from denoising_start on, up to denoising_end; None where
     that is none. A share of a run ends, and another begins, at the first step of a time below what is left of it."""
     n, start, end = request.num_inference_steps, request.denoising_start, request.denoising_end
-    stop = n
+    stop, options = n, options_of(scheduler, request)
     if start is not None or end is not None:
-        whole = scheduler.table(n, eta=request.eta)
+        whole = scheduler.table(None if "sigmas" in options else n, **options)
         times = whole.t[np.searchsorted(whole.step_of, np.arange(n))]
         skip = skip if start is None else int(np.sum(times >= _time_left(scheduler, start)))
         stop = n if end is None else int(np.sum(times >= _time_left(scheduler, end)))
     if skip >= stop:
         return None
-    table = scheduler.table(n, eta=request.eta, skip=skip)
+    table = scheduler.table(None if "sigmas" in options else n, skip=skip, **options)
     return table if stop == n else table.before(stop - skip)
+
+
+def options_of(scheduler: Scheduler, request: Request) -> dict[str, Any]:
+    """Those of the run's table: eta, and of a flow model the levels before they are shifted, and the shift that goes
+    with the size of the picture."""
+    options: dict[str, Any] = {"eta": request.eta}
+    if request.even_sigmas and "sigmas" in scheduler.options():
+        options["sigmas"] = np.linspace(1, 1 / request.num_inference_steps, request.num_inference_steps)
+    if getattr(scheduler, "use_dynamic_shifting", False) and "mu" in scheduler.options():
+        options["mu"] = scheduler.mu(math.prod(request.latent_shape[1:]) // request.patch**2)  # type: ignore[attr-defined]
+    return options
 
 
 def whole_run(scheduler: Scheduler, request: Request) -> Table:

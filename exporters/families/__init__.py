@@ -2,7 +2,9 @@
 
 from ..spec import Family
 from .dit import DIT
+from .flux import FLUX
 from .stable_diffusion import STABLE_DIFFUSION
+from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .unconditional import UNCONDITIONAL
 
@@ -16,6 +18,8 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionXLInpaintPipeline": STABLE_DIFFUSION_XL,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
     "LatentConsistencyModelImg2ImgPipeline": STABLE_DIFFUSION,
+    "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
+    "FluxPipeline": FLUX,
     "DiTPipeline": DIT,
     "DDPMPipeline": UNCONDITIONAL,
     "DDIMPipeline": UNCONDITIONAL,

@@ -59,6 +59,9 @@ def classes(index: Mapping[str, Any], configs: Mapping[str, Config]) -> tuple[st
 
 DIT = Family(
     name="dit",
+    title="DiT, of classes",
+    tested="pictures and components against diffusers 0.42.1",
+    all_tasks=("class_to_image",),
     tasks=lambda configs: ("class_to_image",),
     parts={"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)},
     skipped=(),

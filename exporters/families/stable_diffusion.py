@@ -32,6 +32,10 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
 
 STABLE_DIFFUSION = Family(
     name="stable-diffusion",
+    title="Stable Diffusion 1.x, 2.x, inpainting; LCM",
+    tested="pictures and components against diffusers 0.42.1, at full size with random weights",
+    all_tasks=("text_to_image", "image_to_image", "inpaint"),
+    forms=("components", "single", "stablehlo"),
     tasks=tasks,
     parts={"text_encoder": ("CLIPTextModel",), "unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",)},
     skipped=("safety_checker", "feature_extractor", "image_encoder"),

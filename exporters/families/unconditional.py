@@ -56,6 +56,9 @@ def defaults(configs: Mapping[str, Config]) -> dict[str, Any]:
 
 UNCONDITIONAL = Family(
     name="unconditional",
+    title="Unconditional UNets of pixels: DDPM, DDIM, PNDM",
+    tested="pictures and components against diffusers 0.42.1",
+    all_tasks=("unconditional",),
     tasks=lambda configs: ("unconditional",),
     parts={"unet": ("UNet2DModel",)},
     skipped=(),

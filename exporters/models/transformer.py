@@ -10,14 +10,23 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """Patches as tokens: [B,C,h,w] -> [B,h/p*w/p,dim]."""
+    """Patches as tokens: [B,C,h,w] -> [B,h/p*w/p,dim]. ``most``: the positions of so many each way are learnt."""
 
-    def __init__(self, channels: int, dim: int, patch: int):
+    def __init__(self, channels: int, dim: int, patch: int, most: int | None = None):
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
+        if most is not None:
+            self.register_buffer("pos_embed", torch.zeros(1, most * most, dim))
+            self.most = most
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x).flatten(2).transpose(1, 2)
+
+    def middle(self, height: int, width: int) -> Tensor:
+        """The learnt positions of the patches in the middle. [1,height*width,dim]"""
+        top, left = (self.most - height) // 2, (self.most - width) // 2
+        grid = self.pos_embed.unflatten(1, (self.most, self.most))
+        return grid[:, top : top + height, left : left + width].flatten(1, 2)
 
 
 def positions(height: int, width: int, dim: int, base: int, scale: float) -> Tensor:

@@ -4,6 +4,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import diffrt
@@ -90,6 +91,7 @@ SIZES = {
     "told of other sizes": {
         "original_size": (700, 300), "negative_original_size": (64, 64), "negative_target_size": (9, 9),
         "negative_crops_coords_top_left": (1, 2), "negative_prompt": "",
+        "num_images_per_prompt": 1,  # of several the reference tells the first half what is for every other one
     },
     "unguided": {"guidance_scale": 1.0},
 }  # fmt: skip
@@ -100,7 +102,8 @@ def test_pictures_equal(base, name):
     pipe, theirs = base
     arguments = {**PROMPT, "num_inference_steps": 4, "guidance_scale": 6.0, "height": 64, "width": 88, **SIZES[name]}
     out = pipe(seed=11, output_type="np", **arguments)
-    assert_same(out.images, theirs(generator=generators(), output_type="np", **arguments).images)
+    theirs = theirs(generator=generators()[: len(out.images)], output_type="np", **arguments)
+    assert_same(out.images, theirs.images)
 
 
 def test_embeddings_in(base):
@@ -146,13 +149,24 @@ def test_handing_over_to_the_refiner(folder, base):
 
 def test_from_a_picture(folder, base):
     pipe, theirs = base[0], reference(folder, "Img2Img")
-    image = np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8)
-    from PIL import Image
-
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8))
     arguments = {**PROMPT, "num_inference_steps": 5, "strength": 0.6, "guidance_scale": 6.0, "negative_prompt": "apple",
                  "crops_coords_top_left": (5, 9)}  # fmt: skip
-    out = pipe(image=Image.fromarray(image), seed=11, output_type="np", **arguments)
-    expected = theirs(image=Image.fromarray(image), generator=generators(), output_type="np", **arguments)
+    out = pipe(image=image, seed=11, output_type="np", **arguments)
+    expected = theirs(image=image, generator=generators(), output_type="np", **arguments)
+    assert_same(out.images, expected.images)
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_inpainting(folder, base, strength):
+    pipe, theirs = base[0], reference(folder, "Inpaint")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8))
+    mask = np.zeros((64, 88), np.uint8)
+    mask[16:48, 8:56] = 255
+    arguments = {**PROMPT, "num_inference_steps": 5, "strength": strength, "guidance_scale": 6.0, "image": image,
+                 "mask_image": Image.fromarray(mask)}  # fmt: skip
+    out = pipe(seed=11, output_type="np", **arguments)
+    expected = theirs(generator=generators(), output_type="np", height=64, width=88, **arguments)
     assert_same(out.images, expected.images)
 
 

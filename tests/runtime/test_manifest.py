@@ -21,6 +21,7 @@ GOOD = {
     "conditions": {"encoder_hidden_states": ["text_encoder.last_hidden_state"]},
     "tokenizers": {"text_encoder": {"folder": "tokenizer", "max_length": 77, "pad": "!"}},
     "classes": [],
+    "even_sigmas": False,
     "zero_negative": False,
     "preview": {"matrix": [[0.1, 0.2, 0.3]] * 4, "bias": [0.0, 0.1, 0.2]},
     "files": {

@@ -1,0 +1,154 @@
+"""Stable Diffusion 3 and Flux against diffusers' pipelines: same seed, same steps."""
+
+import diffusers
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+import diffrt
+import exporters
+from diffrt.components.tokenizer import Tokenizer
+from diffrt.errors import InvalidArgument
+from diffrt.stable_diffusion import tokenizer_entry
+from tests.checkpoints import VAE, write_tokenizer
+from tests.conftest import kept
+from tests.exporters.test_pictures import assert_same
+
+TEXT = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "projection_dim": 12,
+    "eos_token_id": 2,
+}  # fmt: skip
+T5 = {"d_model": 40, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu"}
+KINDS = ("sd3", "sd3.5 without T5", "flux dev", "flux schnell")
+PROMPT = "a red apple, very red"
+
+
+def stirred(module):
+    """Far from transformers' initialisation near zero, with which a test could not see a mistake."""
+    for parameter in module.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.1
+    return module.eval()
+
+
+def clip(folder, projected):
+    words = write_tokenizer(folder, "<|endoftext|>")
+    config = CLIPTextConfig(vocab_size=words, bos_token_id=words - 2, pad_token_id=1, **TEXT)
+    return CLIPTokenizer.from_pretrained(folder), stirred(
+        (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+    )
+
+
+def t5():
+    pieces = [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "▁a",
+        "▁red",
+        "▁",
+        "▁app",
+        "le",
+        ",",
+        "▁ver",
+        "y",
+        *"abcdefghijklmnopqrstuvwxyz",
+    ]
+    raw = tokenizers.Tokenizer(tokenizers.models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], 2))
+    raw.pre_tokenizer, raw.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
+    raw.post_processor = tokenizers.processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    tokenizer = T5TokenizerFast(tokenizer_object=raw, extra_ids=0, model_max_length=512, **special)
+    return tokenizer, stirred(T5EncoderModel(T5Config(vocab_size=len(pieces), **T5)))
+
+
+def write(folder, kind):
+    torch.manual_seed(KINDS.index(kind))
+    scratch = folder.with_name(f"{folder.name}-tokenizers")
+    vae = diffusers.AutoencoderKL(**VAE | {"shift_factor": 0.1, "use_quant_conv": False, "use_post_quant_conv": False})
+    parts = {"vae": vae.eval()}
+    if kind.startswith("sd3"):
+        for i, name in enumerate(("", "_2")):
+            parts[f"tokenizer{name}"], parts[f"text_encoder{name}"] = clip(scratch / str(i), True)
+        parts["tokenizer_3"], parts["text_encoder_3"] = (None, None) if "without" in kind else t5()
+        more = {"qk_norm": "rms_norm", "dual_attention_layers": (0,)} if "3.5" in kind else {}
+        parts["transformer"] = stirred(
+            diffusers.SD3Transformer2DModel(
+                sample_size=8, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+                joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=24, pos_embed_max_size=12,
+                **more,
+            )
+        )  # fmt: skip
+        parts["scheduler"] = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+        pipe = diffusers.StableDiffusion3Pipeline(**parts)
+    else:
+        parts["tokenizer"], parts["text_encoder"] = clip(scratch / "0", False)
+        parts["tokenizer_2"], parts["text_encoder_2"] = t5()
+        dev = kind == "flux dev"
+        parts["transformer"] = stirred(
+            diffusers.FluxTransformer2DModel(
+                in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+                joint_attention_dim=40, pooled_projection_dim=16, guidance_embeds=dev, axes_dims_rope=(4, 6, 6),
+            )
+        )  # fmt: skip
+        shifting = {"shift": 3.0, "use_dynamic_shifting": True} if dev else {"shift": 1.0}
+        parts["scheduler"] = diffusers.FlowMatchEulerDiscreteScheduler(**shifting)
+        pipe = diffusers.FluxPipeline(**parts)
+    pipe.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request, tmp_path_factory):
+    def make(folder):
+        write(folder / "checkpoint", request.param)
+        exporters.export(folder / "checkpoint", folder / "bundle", verify=request.param in ("sd3", "flux dev"))
+
+    folder = kept(request.param.replace(" ", "-"), tmp_path_factory, make)
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if "without" in request.param else {}
+    reference = diffusers.DiffusionPipeline.from_pretrained(folder / "checkpoint", **absent)
+    reference.set_progress_bar_config(disable=True)
+    return diffrt.load(folder / "bundle"), reference
+
+
+def test_pictures_equal(pair):
+    pipe, reference = pair
+    arguments = {
+        "prompt": [PROMPT, "apple"], "num_inference_steps": 4, "guidance_scale": 3.5, "height": 64, "width": 96,
+        "output_type": "np",
+    }  # fmt: skip
+    guided = pipe.bundle.manifest.family == "stable-diffusion-3"
+    if guided:
+        arguments["negative_prompt"] = "a"
+    elif "guidance" not in pipe._parts.denoiser.inputs:
+        arguments["guidance_scale"] = 1.0
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in (11, 12)]
+    expected = reference(generator=generators, **arguments).images
+    assert_same(pipe(seed=11, **arguments).images, expected)
+
+
+def test_sizes(pair):
+    pipe, _ = pair
+    with pytest.raises(InvalidArgument, match="multiple of 16"):
+        pipe(PROMPT, height=72, width=64)
+    with pytest.raises(InvalidArgument, match="a prompt alone"):
+        pipe(PROMPT, image=np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("text", ["a red apple", "", "an  odd\tone ü", "apple " * 40])
+def test_t5_tokens(text, tmp_path):
+    reference, _ = t5()
+    reference.save_pretrained(tmp_path / "tokenizer")
+    tokenizer = Tokenizer.of(tmp_path, tokenizer_entry(tmp_path, 30, t5=True))
+    expected = reference(text, padding="max_length", max_length=30, truncation=True).input_ids
+    tokens = tokenizer([text])
+    np.testing.assert_array_equal(tokens.ids[0], expected)
+    assert bool(tokens.truncated[0]) == (len(reference(text).input_ids) > 30)
