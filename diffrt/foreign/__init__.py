@@ -118,6 +118,7 @@ def _read(root: Path) -> tuple[Manifest, dict[str, Adapter]]:
             for name, folder in encoders.items()
         },
         classes=(),
+        even_sigmas=False,
         zero_negative=bool(index.get("force_zeros_for_empty_prompt", pooled)),
         preview=None,
         files={file.relative_to(root).as_posix(): FileEntry(file.stat().st_size, "") for file in files},
