@@ -13,7 +13,7 @@ from data import EVERYDAY_NAMES, SIZE, Picture, article, noun_of, on_white, pain
 from PIL import Image
 
 KINDS = {"two": 0.25, "small": 0.15, "ground": 0.25, "and": 0.35}  # and how many of the scenes are of it
-COMPOSED = 0.13  # of all draws
+COMPOSED = 0.24  # of all draws
 GROUNDS = {
     "red": (242, 116, 112), "orange": (255, 180, 108), "yellow": (255, 226, 116), "green": (130, 206, 130),
     "teal": (108, 208, 204), "blue": (120, 172, 250), "purple": (182, 150, 240), "pink": (255, 172, 212),

@@ -63,7 +63,7 @@ ALIASES = {
 WEIGHT = {"Smileys & Emotion": 1.0, "Animals & Nature": 1.5, "Food & Drink": 1.5, "Travel & Places": 1.0,
           "Activities": 1.0, "Objects": 1.0, "People & Body": 0.2, "Symbols": 0.2, "Flags": 0.4}  # fmt: skip
 COMMON = 2.5  # extra weight of names of one word, or with an everyday alias
-EVERYDAY = 2.7  # and of what people ask for first
+EVERYDAY = 2.2  # and of what people ask for first
 EVERYDAY_NAMES = frozenset(
     """
 red apple|green apple|banana|strawberry|pizza|hamburger|birthday cake|soft ice cream|hot beverage|cherries|grapes|

@@ -13,14 +13,14 @@ import argparse
 import json
 import signal
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import OUT, WORK, Average, Log, autocast, device, save_atomic, write_model
-from compose import COMPOSED, DrawScenes, compose, held, scene_caption, scenes
+from compose import COMPOSED, DrawScenes, Scene, compose, held, scene_caption, scenes
 from data import FLAT, Picture, caption, held_flat, load, on_white, paint
 from muon import optimizers
 from safetensors.torch import load_file
@@ -73,18 +73,20 @@ class Model(nn.Module):
         return self.unet(noisy, t, self.text(ids).last_hidden_state)
 
 
-def encode(pictures: Iterator[np.ndarray], cache: Path) -> tuple[Tensor, Tensor]:
-    """u8 [128,128,3] each -> posterior mean and std (scaled) f16[K,4,16,16], cached."""
+def encode(rows: list[tuple], picture: Callable[..., np.ndarray], cache: Path) -> tuple[Tensor, Tensor]:
+    """Each row's picture u8 [128,128,3] -> posterior mean and std (scaled) f16[K,4,16,16], cached."""
     if not cache.exists():
         vae = AutoencoderKL(json.loads((OUT / "vae/config.json").read_text())).to(device).eval()
         vae.load_state_dict(load_file(OUT / "vae/diffusion_pytorch_model.safetensors"))
         parts = []
         with torch.no_grad(), autocast():
-            while batch := list(islice(pictures, 64)):
-                parts.append(vae.encode(to_tensor(np.stack(batch))))
+            for k in range(0, len(rows), 64):
+                parts.append(vae.encode(to_tensor(np.stack([picture(*row) for row in rows[k : k + 64]]))))
         mean, std = (torch.cat(part).half().cpu() for part in zip(*parts, strict=True))
-        save_atomic({"mean": mean, "std": std}, cache)
+        save_atomic({"mean": mean, "std": std, "rows": rows}, cache)
     state = torch.load(cache)
+    if state["rows"] != rows:
+        raise SystemExit(f"{cache} holds other pictures than the data has now: delete it, it is made anew")
     return state["mean"], state["std"]
 
 
@@ -98,9 +100,11 @@ class Draw:
         self.row = {pair: k for k, pair in enumerate(pairs)}
         everything = scenes(known)
         self.scene = DrawScenes(everything, [not held(s) for s in everything], self.rng)
-        whole = encode((on_white(rgba[i] if c is None else paint(rgba[i], c)) for i, c in pairs), WORK / "latents.pt")
-        composed = encode((compose(s, rgba) for s in everything), WORK / "scenes.pt")
-        self.mean, self.std = (torch.cat(both) for both in zip(whole, composed, strict=True))
+        parts = [
+            encode(pairs, lambda i, c: on_white(rgba[i] if c is None else paint(rgba[i], c)), WORK / "latents.pt"),
+            encode([astuple(s) for s in everything], lambda *s: compose(Scene(*s), rgba), WORK / "scenes.pt"),
+        ]
+        self.mean, self.std = (torch.cat(both) for both in zip(*parts, strict=True))
         weight, held_back = np.array([p.weight for p in known]), held_flat(known)
         flat = np.array([p.style == "flat" for p in known])
         self.probability = np.where(flat, FLAT * ~held_back * weight / weight[flat & ~held_back].sum(),
