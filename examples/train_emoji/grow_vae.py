@@ -15,8 +15,11 @@ import json
 import signal
 import time
 
+import numpy as np
 import torch
 from common import OUT, WORK, Average, Log, autocast, device, save_atomic, write_model
+from compose import KINDS, DrawScenes, compose, scenes
+from data import held_out
 from muon import optimizers
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -30,6 +33,7 @@ CONFIG = {
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
 }  # fmt: skip
 BATCH, RATE, NOISE = 8, 1.2e-3, 0.06
+SCENES = 2  # of each batch of the decoder, half of them on a coloured ground: the old autoencoder saw white alone
 ENCODER_STEPS = 400
 
 
@@ -58,6 +62,20 @@ def grown(old: AutoencoderKL) -> AutoencoderKL:
     identity(new.encoder.conv_in)
     identity(new.decoder.up_blocks[2].upsamplers[0].conv)
     return new
+
+
+class DrawBoth(Draw):
+    """Pictures and, last in each batch, scenes of those it may see."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        everything, unseen = scenes(self.known), held_out(self.known)
+        allowed = [not any(unseen[i] for i, _ in s.things) for s in everything]
+        self.scene = DrawScenes(everything, allowed, self.rng, KINDS | {"ground": 0.75})
+
+    def batch(self, size: int) -> np.ndarray:
+        last = [compose(self.scene.all[k], self.rgba) for k in self.scene(SCENES)]
+        return np.concatenate([super().batch(size - SCENES), last])
 
 
 def first_stage(vae: AutoencoderKL, x: Tensor) -> Tensor:
@@ -126,7 +144,7 @@ def main() -> None:
         write_model(OUT / "vae", "diffusion_pytorch_model", best.state_dict(), config)
 
     save()
-    draw = Draw(step + 1)
+    draw = DrawBoth(step + 1)
     print(f"{sum(p.numel() for p in new.parameters()):,} parameters; held-out PSNR {psnr(best, draw.held):.2f} dB")
     log = Log("grow.csv", ["step", "minutes", "loss", "psnr_db", "pictures_per_s"])
     stop: list[int] = []

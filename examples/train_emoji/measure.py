@@ -20,15 +20,15 @@ import torch
 import torch.nn.functional as F
 from common import WORK
 from data import COLOURS, EVERYDAY_NAMES, STYLES, Picture, article, held_flat, held_out, load, on_white, paint
+from judge import Case, Judge, draw
+from measure_scenes import measure_scenes
 from safetensors.torch import load_file
-from scorer import Words, concepts, shrink, trained
 from torch import Tensor
 from train_vae import psnr
 
 from exporters.models.vae import AutoencoderKL
 
 BUNDLE = Path(__file__).parents[2] / "diffrt/bundles/emoji"
-Case = tuple[int, str | None]  # row of the data and the colour it is painted in
 
 
 def prompt(picture: Picture, colour: str | None) -> str:
@@ -62,48 +62,6 @@ def cases(known: list[Picture], count: int) -> dict[str, list[Case]]:
     }
 
 
-def draw(model: str, prompts: list[str], **options: float) -> np.ndarray:
-    """-> u8 [B,H,W,3] through diffrt, the seed of each its place."""
-    import diffrt
-
-    pipe = diffrt.load(model)
-    pictures = []
-    for k in range(0, len(prompts), 16):
-        batch = prompts[k : k + 16]
-        out = pipe(prompt=batch, seed=list(range(k, k + len(batch))), **options)
-        pictures += [np.asarray(image.convert("RGB")) for image in out.images]
-    return np.stack(pictures)
-
-
-class Judge:
-    def __init__(self, known: list[Picture]):
-        self.known, self.scorer = known, trained()
-        names, words = concepts(known), Words()
-        self.place = {name: i for i, name in enumerate(names)}
-        with torch.no_grad():
-            self.texts = self.scorer.read(words([*names, *STYLES, *COLOURS]))
-        self.ends = (len(names), len(names) + len(STYLES))
-
-    @torch.no_grad()
-    def score(self, pictures: np.ndarray, rows: list[Case]) -> dict[str, float]:
-        """Shares of the pictures [B,H,W,3] in which the judge finds what the captions of `rows` say."""
-        logits = torch.cat([self.scorer.see(shrink(part)) for part in np.array_split(pictures, 8)]) @ self.texts.T
-        by_name, by_style, by_colour = (
-            logits[:, : self.ends[0]],
-            logits[:, self.ends[0] : self.ends[1]],
-            logits[:, self.ends[1] :],
-        )
-        name = torch.tensor([self.place[self.known[i].name] for i, _ in rows])
-        style = torch.tensor([STYLES.index(self.known[i].style) for i, _ in rows])
-        rank = (by_name > by_name.gather(1, name[:, None])).sum(1)
-        result = {"top1": float((rank < 1).float().mean()), "top10": float((rank < 10).float().mean()),
-                  "style": float((by_style.argmax(1) == style).float().mean())}  # fmt: skip
-        if all(c for _, c in rows):
-            colour = torch.tensor([list(COLOURS).index(c) for _, c in rows if c])
-            result["colour"] = float((by_colour.argmax(1) == colour).float().mean())
-        return {k: round(v, 3) for k, v in result.items()}
-
-
 def real(known: list[Picture], rgba: np.ndarray, rows: list[Case]) -> np.ndarray:
     return np.stack([on_white(rgba[i] if c is None else paint(rgba[i], c)) for i, c in rows])
 
@@ -128,6 +86,7 @@ def main() -> None:
     args.add_argument("-o", "--output", default=str(WORK / "measure.json"))
     options = args.parse_args()
     asked = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
+    asked = {k: v for k, v in asked.items() if v}
     known, rgba, _ = load()
     vae = AutoencoderKL(json.loads((Path(options.model) / "vae/config.json").read_text())).eval()
     weights = load_file(Path(options.model) / "vae/diffusion_pytorch_model.fp16.safetensors")
@@ -137,7 +96,7 @@ def main() -> None:
     result: dict = {"autoencoder_psnr_db": {s: round(psnr(vae, on_white(rgba[m])), 2) for s, m in styles.items()}}
     judge, groups, started = Judge(known), cases(known, options.count), time.time()
     rows = [row for group in groups.values() for row in group]
-    pictures = draw(options.model, [prompt(known[i], c) for i, c in rows], **{k: v for k, v in asked.items() if v})
+    pictures = draw(options.model, [prompt(known[i], c) for i, c in rows], **asked)
     result |= {"pictures": len(rows), "seconds_each": round((time.time() - started) / len(rows), 2), "groups": {}}
     start, rng, shuffled = 0, np.random.default_rng(0), list(rows)
     for painted in (False, True):  # among themselves, so that every row keeps a colour to be judged by
@@ -150,19 +109,20 @@ def main() -> None:
                                    "real": judge.score(real(known, rgba, group), group),
                                    "floor": judge.score(drawn, shuffled[start : start + len(group)])}  # fmt: skip
         start += len(group)
+    result["groups"] |= measure_scenes(judge, known, rgba, options.model, options.count, asked)
     close = nearest(pictures[[c is None for _, c in rows]], rgba)
     result["nearest_training_picture_psnr_db"] = {
         f"{q}%": round(float(close.quantile(q / 100)), 1) for q in (10, 50, 90, 100)
     }
     Path(options.output).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k != "groups"}))
-    print("| group | pictures | top-1 | top-10 | style | colour |\n|---|---|---|---|---|---|")
+    print("| group | pictures | top-1 | top-10 | style | colour | ground |\n|---|---|---|---|---|---|---|")
     for title, group in result["groups"].items():
         cells = [
             " / ".join(f"{group[who][key]:.0%}" for who in ("generated", "real", "floor"))
             if key in group["real"]
             else "-"
-            for key in ("top1", "top10", "style", "colour")
+            for key in ("top1", "top10", "style", "colour", "ground")
         ]
         print(f"| {title} | {group['count']} | " + " | ".join(cells) + " |")
 

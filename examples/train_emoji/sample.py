@@ -16,7 +16,7 @@ from common import OUT
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor
-from train_unet import SCHEDULER, Model
+from train_unet import SCHEDULER, Model, read
 from transformers import CLIPTokenizer
 
 from diffrt.schedulers import from_config
@@ -32,9 +32,7 @@ PROMPTS = ["a red apple", "a car", "a cat", "a dog", "a red heart", "a sunflower
 def generate(prompts: list[str], steps: int, guidance: float, seed: int = 0) -> Tensor:
     """-> u8 [B,H,W,3], with classifier-free guidance (Ho & Salimans 2022)."""
     model = Model().eval()
-    model.unet.load_state_dict(load_file(OUT / "unet/diffusion_pytorch_model.safetensors"))
-    text = load_file(OUT / "text_encoder/model.safetensors")
-    model.text.load_state_dict({k.removeprefix("text_model."): v for k, v in text.items()}, strict=False)
+    read(model)
     vae = AutoencoderKL(json.loads((OUT / "vae/config.json").read_text())).eval()
     vae.load_state_dict(load_file(OUT / "vae/diffusion_pytorch_model.safetensors"))
     tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer")

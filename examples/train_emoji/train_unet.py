@@ -13,10 +13,14 @@ import argparse
 import json
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
 
 import numpy as np
 import torch
 from common import OUT, WORK, Average, Log, autocast, device, save_atomic, write_model
+from compose import COMPOSED, DrawScenes, Scene, compose, held, scene_caption, scenes
 from data import FLAT, Picture, caption, held_flat, load, on_white, paint
 from muon import optimizers
 from safetensors.torch import load_file
@@ -69,55 +73,58 @@ class Model(nn.Module):
         return self.unet(noisy, t, self.text(ids).last_hidden_state)
 
 
-def encode_all() -> tuple[Tensor, Tensor, list[tuple[int, str | None]]]:
-    """Every picture and painted variant: posterior mean and std (scaled) f16[K,4,16,16] and its (picture, colour).
-
-    Cached in work/latents.pt.
-    """
-    cache = WORK / "latents.pt"
+def encode(rows: list[tuple], picture: Callable[..., np.ndarray], cache: Path) -> tuple[Tensor, Tensor]:
+    """Each row's picture u8 [128,128,3] -> posterior mean and std (scaled) f16[K,4,16,16], cached."""
     if not cache.exists():
         vae = AutoencoderKL(json.loads((OUT / "vae/config.json").read_text())).to(device).eval()
         vae.load_state_dict(load_file(OUT / "vae/diffusion_pytorch_model.safetensors"))
-        known, rgba, _ = load()
-        rows = [(i, c) for i, p in enumerate(known) for c in (None, *p.variants)]
         parts = []
         with torch.no_grad(), autocast():
             for k in range(0, len(rows), 64):
-                batch = [rgba[i] if c is None else paint(rgba[i], c) for i, c in rows[k : k + 64]]
-                parts.append(vae.encode(to_tensor(on_white(np.stack(batch)))))
-        save_atomic(
-            {
-                "mean": torch.cat([p[0] for p in parts]).half().cpu(),
-                "std": torch.cat([p[1] for p in parts]).half().cpu(),
-                "rows": rows,
-            },
-            cache,
-        )
+                parts.append(vae.encode(to_tensor(np.stack([picture(*row) for row in rows[k : k + 64]]))))
+        mean, std = (torch.cat(part).half().cpu() for part in zip(*parts, strict=True))
+        save_atomic({"mean": mean, "std": std, "rows": rows}, cache)
     state = torch.load(cache)
-    return state["mean"], state["std"], state["rows"]
+    if state["rows"] != rows:
+        raise SystemExit(f"{cache} holds other pictures than the data has now: delete it, it is made anew")
+    return state["mean"], state["std"]
 
 
 class Draw:
-    """Random (latent row, caption): a picture by its weight, painted in a random colour PAINTED of the time."""
+    """Random (latent row, caption): a picture by its weight, painted in a random colour PAINTED of the time, or a scene
+    COMPOSED of the time."""
 
-    def __init__(self, known: list[Picture], rows: list[tuple[int, str | None]], seed: int):
+    def __init__(self, known: list[Picture], rgba: np.ndarray, seed: int):
         self.known, self.rng = known, np.random.default_rng(seed)
-        self.row = {pair: k for k, pair in enumerate(rows)}
-        weight, held = np.array([p.weight for p in known]), held_flat(known)
+        pairs = [(i, c) for i, p in enumerate(known) for c in (None, *p.variants)]
+        self.row = {pair: k for k, pair in enumerate(pairs)}
+        everything = scenes(known)
+        self.scene = DrawScenes(everything, [not held(s) for s in everything], self.rng)
+        parts = [
+            encode(pairs, lambda i, c: on_white(rgba[i] if c is None else paint(rgba[i], c)), WORK / "latents.pt"),
+            encode([astuple(s) for s in everything], lambda *s: compose(Scene(*s), rgba), WORK / "scenes.pt"),
+        ]
+        self.mean, self.std = (torch.cat(both) for both in zip(*parts, strict=True))
+        weight, held_back = np.array([p.weight for p in known]), held_flat(known)
         flat = np.array([p.style == "flat" for p in known])
-        self.probability = np.where(flat, FLAT * ~held * weight / weight[flat & ~held].sum(),
+        self.probability = np.where(flat, FLAT * ~held_back * weight / weight[flat & ~held_back].sum(),
                                     (1 - FLAT) * weight / weight[~flat].sum())  # fmt: skip
 
-    def batch(self, size: int) -> tuple[list[int], list[str]]:
+    def batch(self, size: int) -> tuple[Tensor, Tensor, list[str]]:
+        """-> mean and std f32[size,4,16,16], captions"""
         rows, captions = [], []
-        for i in self.rng.choice(len(self.known), size, p=self.probability):
-            picture = self.known[i]
-            colour = (
-                str(self.rng.choice(picture.variants)) if picture.variants and self.rng.random() < PAINTED else None
-            )
-            rows.append(self.row[int(i), colour])
+        whole = self.rng.choice(len(self.known), size, p=self.probability).tolist()
+        for i, k, composed in zip(whole, self.scene(size), self.rng.random(size) < COMPOSED, strict=True):
+            if composed:
+                rows.append(len(self.row) + k)
+                captions.append(scene_caption(self.scene.all[k], self.known, self.rng))
+                continue
+            picture, colour = self.known[i], None
+            if picture.variants and self.rng.random() < PAINTED:
+                colour = str(self.rng.choice(picture.variants))
+            rows.append(self.row[i, colour])
             captions.append(caption(picture, colour, self.rng))
-        return rows, captions
+        return self.mean[rows].float(), self.std[rows].float(), captions
 
 
 def write(model: Model) -> None:
@@ -159,7 +166,6 @@ def main() -> None:
     options = args.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    mean, std, rows = encode_all()
     torch.manual_seed(0)
     model = Model().to(device)
     model.unet.to(memory_format=torch.channels_last)
@@ -177,7 +183,7 @@ def main() -> None:
         read(model)
         read(average.module)
     tokenizer, scheduler = CLIPTokenizer.from_pretrained(OUT / "tokenizer"), from_config(SCHEDULER)
-    draw = Draw(load()[0], rows, step)
+    draw = Draw(*load()[:2], step)
     torch.manual_seed(step)
     for name, part in (("unet", model.unet), ("text encoder", model.text)):
         print(f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters", flush=True)
@@ -205,7 +211,7 @@ def main() -> None:
         rate = RATE * min(1, (step + 1) / 200, (options.steps - step) / max(options.cool, 1))
         for group in muon.param_groups + adam.param_groups:
             group["lr"] = rate
-        chosen, captions = draw.batch(BATCH)
+        centre, spread, captions = draw.batch(BATCH)
         ids = tokenizer(
             captions,
             padding="max_length",
@@ -213,7 +219,6 @@ def main() -> None:
             max_length=TEXT["max_position_embeddings"],
             return_tensors="pt",
         ).input_ids
-        centre, spread = mean[chosen].float(), std[chosen].float()
         x0, noise = centre + spread * torch.randn_like(centre), torch.randn_like(centre)
         # stratified: less noise in the loss
         t = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * 1000).long().clamp(max=999).numpy()
