@@ -28,11 +28,14 @@ def told(
     """What the denoiser is told of every picture, and of the negative half: each [1,N] or [1] f32.
 
     inputs: the shapes of the denoiser's inputs; given: arguments named in ARGUMENTS; size: height and width of the
-    result in pixels. Raises InvalidArgument for arguments that the denoiser has no input for.
+    result in pixels. Raises InvalidArgument for arguments that the denoiser has no input for, TypeError for
+    names that are none.
     """
     for name in given:
         if name not in ARGUMENTS:
-            raise InvalidArgument(f"unknown argument {name!r}; {nearest(name, ARGUMENTS)}")
+            raise TypeError(
+                f"unexpected keyword argument {name!r}; beyond those of the signature: {nearest(name, ARGUMENTS)}"
+            )
         if "time_ids" not in inputs:
             raise InvalidArgument(f"{name} is given, and this model is told of no sizes: leave it out")
     positive, negative = {}, {}

@@ -29,11 +29,11 @@ from diffrt.providers import PROVIDERS
 from diffrt.session import Session
 from diffrt.summary import summary
 from exporters.checkpoint import Checkpoint, open_checkpoint
-from exporters.families.stable_diffusion import TOLERANCE
 from exporters.halves import LARGEST, halve
 from exporters.lowering import lower
 from exporters.passes.widen import infer_types, widen
 from exporters.ranges import LIMIT, Ranges, beyond, computing, observed
+from exporters.spec import TOLERANCE
 from exporters.trace import declare_shapes, trace
 from exporters.weights import Weights, attach, open_weights
 from exporters.worker import LOGITS, OUTPUTS

@@ -174,7 +174,6 @@ def test_inpainting(folder, base, strength):
     ("arguments", "says"),
     [
         ({"original_size": 512}, "two whole numbers"),
-        ({"orginal_size": (1, 1)}, "did you mean 'original_size'"),
         ({"denoising_start": 0.5}, "without an image"),
         ({"denoising_end": 0.0}, "leaves no step"),
         ({"denoising_end": 1.5}, "from 0 to 1"),
@@ -187,6 +186,11 @@ def test_inpainting(folder, base, strength):
 def test_what_is_asked_of_it(base, arguments, says):
     with pytest.raises(InvalidArgument, match=says):
         base[0]("a red apple", num_inference_steps=2, **arguments)
+
+
+def test_a_name_that_is_none(base):
+    with pytest.raises(TypeError, match="did you mean 'original_size'"):
+        base[0]("a red apple", orginal_size=(1, 1))
 
 
 def test_models_that_are_told_no_sizes():

@@ -15,7 +15,7 @@ from diffrt import noise, schedulers
 from diffrt.brownian import row_noise
 from diffrt.denoise import denoise, start
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import guide, is_guided
+from diffrt.guidance import Conditions, guide, is_guided
 from diffrt.schedulers import SCHEDULERS, Table
 from diffrt.schedulers.arrays import single_inputs
 from exporters.single.graph import Source, assemble
@@ -60,8 +60,8 @@ def toy(text: str) -> ir.Model:
     return ir.serde.deserialize_model(onnx.parser.parse_model(HEADER + text))
 
 
-def numpy_toy(x: np.ndarray, t: float, embeds: np.ndarray) -> np.ndarray:
-    heard = embeds.mean(axis=(1, 2), keepdims=True)[..., None] * np.float32(0.1)
+def numpy_toy(x: np.ndarray, t: float, told: Conditions) -> np.ndarray:
+    heard = told["embeds"].mean(axis=(1, 2), keepdims=True)[..., None] * np.float32(0.1)
     return np.tanh(np.float32(0.8) * x + np.cos(np.float32(t) / np.float32(170)) + heard)
 
 
@@ -101,7 +101,7 @@ def by_host(table: Table, scale: float) -> tuple[np.ndarray, np.ndarray]:
         drawn.append(noise.randn(streams, SHAPE) if i is None else row(i))
         return drawn[-1]
 
-    embeds, away = (ids.astype(np.float32)[..., None] for ids in (IDS, np.repeat(AWAY, len(IDS), axis=0)))
+    embeds, away = ({"embeds": ids.astype(np.float32)[..., None]} for ids in (IDS, np.repeat(AWAY, len(IDS), axis=0)))
     model = guide(numpy_toy, embeds, away if is_guided(scale) else None, scale)
     *_, last = denoise(table, model, start(table, draw(None)), draw)
     return last.latents, np.stack(drawn)
