@@ -182,9 +182,9 @@ def test_missing_components_and_outputs(copy):
     edit(copy, lambda record: record["components"]["vae_decoder"]["outputs"][0].update(name="other"))
     with pytest.raises(BundleError, match="vae_decoder gives no sample"):
         diffrt.load(copy)
-    edit(copy, lambda record: record["components"].pop("unet"))
-    with pytest.raises(BundleError, match="denoiser is 'unet', which is not among its components"):
-        diffrt.load(copy)
     edit(copy, lambda record: record.update(tasks=["text_to_music"]))
     with pytest.raises(BundleError, match="is for text_to_music"):
+        diffrt.load(copy)
+    edit(copy, lambda record: record["components"].pop("unet"))
+    with pytest.raises(BundleError, match="denoiser is 'unet', which is not among its components"):
         diffrt.load(copy)
