@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -109,7 +110,9 @@ def advance(name: str, call: Call, state: Arrays, job: Mapping) -> Arrays:
         return state | {"picture": call({"latent_sample": state["latents"]})["sample"]}
     if name != job["denoiser"]:
         return state
-    table = schedulers.from_config(job["scheduler"]).table(STEPS)
+    scheduler: Any = schedulers.from_config(job["scheduler"])
+    shifting = getattr(scheduler, "use_dynamic_shifting", False) and "mu" in scheduler.options()
+    table = scheduler.table(STEPS, mu=scheduler.mu(scheduler.base_image_seq_len) if shifting else None)
     halves = {key: np.split(array, 2) for key, array in told(state).items()}
     negative, prompt = ({key: half[i] for key, half in halves.items()} for i in (0, 1))
     model = guide(partial(evaluate, call, state), prompt, negative or None, GUIDANCE)

@@ -15,7 +15,6 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionInpaintPipelineLegacy": STABLE_DIFFUSION,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
     "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
-    "StableDiffusionXLInpaintPipeline": STABLE_DIFFUSION_XL,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
     "LatentConsistencyModelImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,

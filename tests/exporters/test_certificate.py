@@ -6,13 +6,13 @@ import pytest
 import exporters
 from diffrt.errors import ExportError
 from diffrt.manifest import TensorSpec
-from exporters.families import stable_diffusion
+from exporters import spec
 from exporters.verify import measure, psnr
 from exporters.worker import SEED, advance, starting
 
 
 def test_outside_tolerance_fails_and_says_which_component(sd1_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(stable_diffusion.TOLERANCE, "fp32", 1e-12)  # below what float32 can reach
+    monkeypatch.setitem(spec.TOLERANCE, "fp32", 1e-12)  # below what float32 can reach
     with pytest.raises(ExportError, match=r"^text_encoder: .*differs from eager PyTorch by .*relative L2") as caught:
         exporters.export(sd1_checkpoint, tmp_path / "bundle")
     assert "\n" not in str(caught.value)

@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     return kept("lcm", tmp_path_factory, make)
 
 
+@pytest.mark.slow  # an export of its own
 @pytest.mark.parametrize("guidance", [8.5, 1.0])
 def test_pictures_equal(folder, guidance):
     pipe = diffrt.load(folder / "bundle")

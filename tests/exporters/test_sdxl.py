@@ -157,19 +157,6 @@ def test_from_a_picture(folder, base):
     assert_same(out.images, expected.images)
 
 
-@pytest.mark.parametrize("strength", [0.6, 1.0])
-def test_inpainting(folder, base, strength):
-    pipe, theirs = base[0], reference(folder, "Inpaint")
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8))
-    mask = np.zeros((64, 88), np.uint8)
-    mask[16:48, 8:56] = 255
-    arguments = {**PROMPT, "num_inference_steps": 5, "strength": strength, "guidance_scale": 6.0, "image": image,
-                 "mask_image": Image.fromarray(mask)}  # fmt: skip
-    out = pipe(seed=11, output_type="np", **arguments)
-    expected = theirs(generator=generators(), output_type="np", height=64, width=88, **arguments)
-    assert_same(out.images, expected.images)
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

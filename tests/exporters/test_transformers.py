@@ -106,7 +106,12 @@ def write(folder, kind):
     pipe.save_pretrained(folder)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+SLOW = pytest.mark.slow  # an export each
+
+
+@pytest.fixture(
+    scope="module", params=["sd3", "flux dev", pytest.param(KINDS[1], marks=SLOW), pytest.param(KINDS[3], marks=SLOW)]
+)
 def pair(request, tmp_path_factory):
     def make(folder):
         write(folder / "checkpoint", request.param)
