@@ -179,6 +179,7 @@ def test_optimum_inpaints(sd1_bundle, torch_parts):
     assert_same(images, expected)
 
 
+@pytest.mark.slow  # an export of its own
 def test_optimum_draws_with_xl(xl_folder, tmp_path):
     """From a folder in optimum's layout."""
     folder = write_foreign(xl_folder / "base-bundle", tmp_path / "xl", "optimum")

@@ -149,7 +149,7 @@ def test_eta(name: str, eta: float) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [24, pytest.param(400, marks=pytest.mark.slow)])
 def test_every_option(name: str, count: int) -> None:
     """Random combinations of all keys; what one side refuses the other refuses too, or it is a listed fault."""
     rng, case, compared = random.Random(f"{name} {count}"), case_of(name), 0
