@@ -11,6 +11,9 @@ from diffrt.manifest import Manifest
 SIZE = (72, 88)
 
 
+pytestmark = pytest.mark.slow  # two certified exports
+
+
 @pytest.fixture(scope="module")
 def bundle(sd1_checkpoint, tmp_path_factory):
     return exporters.export(sd1_checkpoint, tmp_path_factory.mktemp("static") / "bundle", static=SIZE)
