@@ -162,7 +162,7 @@ def write_bundle(
             zero_negative=bool(checkpoint.index.get("force_zeros_for_empty_prompt", checkpoint.family.zero_negative)),
             even_sigmas=checkpoint.family.even_sigmas,
             classes=checkpoint.family.classes(checkpoint.index, checkpoint.configs),
-            preview=fit_preview(folder, latents, specs.get("vae_decoder"), say),
+            preview=fit_preview(folder, latents, specs, say),
             files=file_entries(folder),
             components=specs,
             certificate=None,

@@ -57,18 +57,17 @@ def run_worker(job: dict[str, Any], scratch: Path) -> Path:
 
 
 def fit_preview(
-    folder: Path, latents: Mapping[str, int], decoder: ComponentSpec | None, say: Say
+    folder: Path, latents: Mapping[str, int], specs: Mapping[str, ComponentSpec], say: Say
 ) -> dict[str, Any] | None:
     """Matrix [C][3] and bias [3] from latents to colours in [-1,1], for cheap previews."""
-    if decoder is None:  # a model of pixels: grey, or red, green and blue
+    if "vae_decoder" not in specs:  # a model of pixels: grey, or red, green and blue
         matrix = {1: np.ones((1, 3)), 3: np.eye(3)}.get(latents["channels"])
         return None if matrix is None else {"matrix": matrix.tolist(), "bias": [0.0, 0.0, 0.0]}
     say("fitting the preview")
     with tempfile.TemporaryDirectory() as scratch:
-        job = {"side": "preview", "component": "vae_decoder", "bundle": str(folder), "files": [any_size(decoder)]}
-        fit = load_file(
-            run_worker(job | {"channels": latents["channels"], "factor": latents["scale_factor"]}, Path(scratch))
-        )
+        files = [any_size(specs[half]) for half in ("vae_encoder", "vae_decoder")]
+        job = {"side": "preview", "component": "vae", "bundle": str(folder), "files": files}
+        fit = load_file(run_worker(job | {"factor": latents["scale_factor"]}, Path(scratch)))
     return {key: fit[key].astype(float).round(6).tolist() for key in ("matrix", "bias")}
 
 

@@ -120,18 +120,31 @@ def advance(name: str, call: Call, state: Arrays, job: Mapping) -> Arrays:
     return state | {"latents": last.latents}
 
 
-def fit_preview(call: Call, channels: int, factor: int) -> Arrays:
-    """Least squares from a latent pixel to the mean colour it decodes to, over random smooth latents."""
-    rng = np.random.default_rng(SEED)
-    coarse = rng.standard_normal((3, channels, 4, 4), dtype=np.float32)
-    latents = coarse.repeat(4, axis=2).repeat(4, axis=3)
-    decoded = call({"latent_sample": latents})["sample"]
+def fit_preview(encode: Call, decode: Call, factor: int) -> Arrays:
+    """Least squares from a latent pixel to the mean colour it decodes to, over latents that pictures have: a decoder
+    makes of others what it will."""
+    latents = encode({"sample": discs(16 * factor)})["mean"]
+    decoded = decode({"latent_sample": latents})["sample"]
     batch, colours, height, width = decoded.shape
     mean = decoded.reshape(batch, colours, height // factor, factor, width // factor, factor).mean((3, 5))
-    x = latents.transpose(0, 2, 3, 1).reshape(-1, channels)
+    x = latents.transpose(0, 2, 3, 1).reshape(-1, latents.shape[1])
     y = mean.transpose(0, 2, 3, 1).reshape(-1, colours)
     fit = np.linalg.lstsq(np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1), y, rcond=None)[0]
     return {"matrix": fit[:-1].astype(np.float32), "bias": fit[-1].astype(np.float32)}
+
+
+def discs(side: int) -> np.ndarray:
+    """Pictures [6,3,side,side] in [-1,1] of coloured discs, half of them on white."""
+    rng = np.random.default_rng(SEED)
+    rows, columns = np.mgrid[:side, :side] / side
+    pictures = np.ones((6, 3, side, side), np.float32)
+    for i, picture in enumerate(pictures):
+        if i % 2:
+            picture[:] = rng.uniform(-1, 1, (3, 1, 1))
+        for _ in range(6):
+            (y, x), radius = rng.uniform(0.2, 0.8, 2), rng.uniform(0.08, 0.3)
+            picture[:, (rows - y) ** 2 + (columns - x) ** 2 < radius**2] = rng.uniform(-1, 1, (3, 1))
+    return pictures
 
 
 def check(job: Mapping) -> Arrays:
@@ -179,8 +192,8 @@ def measure_ranges(job: Mapping) -> Arrays:
 def main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text("utf-8"))
     if job["side"] == "preview":
-        decoder = onnx(job["bundle"], job["component"], job["files"][0])
-        out = fit_preview(decoder, job["channels"], job["factor"])
+        encode, decode = (onnx(job["bundle"], job["component"], file) for file in job["files"])
+        out = fit_preview(encode, decode, job["factor"])
     else:
         out = measure_ranges(job) if job["side"] == "range" else check(job)
     save_file(out, job["out"])

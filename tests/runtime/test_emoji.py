@@ -68,3 +68,4 @@ def test_previews_resemble_the_picture(pipe):
     image = np.asarray(stream.result().images[0]).astype(float)
     small = image.reshape(16, 8, 16, 8, 3).mean(axis=(1, 3))
     assert np.corrcoef(small.ravel(), preview[0].astype(float).ravel())[0, 1] > 0.8
+    assert np.abs(preview[0] - small).mean() < 0.5 * np.abs(small.mean((0, 1)) - small).mean()  # nearer than its mean
