@@ -12,7 +12,16 @@ from diffrt.errors import InvalidArgument
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler
 from diffrt.tasks.inpaint import telling
-from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, guided_model, whole_run
+from diffrt.tasks.shared import (
+    Output,
+    Parts,
+    encode_pictures,
+    encode_words,
+    finish,
+    guided_model,
+    unit_noise,
+    whole_run,
+)
 
 
 def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -48,7 +57,7 @@ def inpaint(
     words = encode_words(request, parts)
 
     streams = request.streams()
-    z = noise.randn(streams, request.latent_shape) if request.latents is None else request.latents
+    z = unit_noise(request, streams)
     latents = encode_pictures(rest, request, parts, streams)
     parts.done(parts.encoder)
     beside = np.concatenate([mask.repeat(len(z), axis=0), latents], axis=1)

@@ -26,6 +26,7 @@ from diffrt.tasks.shared import (
     encode_words,
     finish,
     partial_table,
+    unit_noise,
     whole_run,
 )
 
@@ -44,7 +45,7 @@ class Start:
 
 def text_to_image(request: Request, scheduler: Scheduler, parts: Parts, streams: Streams) -> Start:
     table = whole_run(scheduler, request)
-    return Start(table, start(table, unit(request, streams)))
+    return Start(table, start(table, unit_noise(request, streams)))
 
 
 def image_to_image(request: Request, scheduler: Scheduler, parts: Parts, streams: Streams) -> Start:
@@ -55,7 +56,7 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts, streams
         latents = encode_pictures(request.image, request, parts, streams)
     if table is None or request.denoising_start is not None:
         return Start(table, latents)
-    return Start(table, start(table, unit(request, streams), latents))
+    return Start(table, start(table, unit_noise(request, streams), latents))
 
 
 def inpaint(request: Request, scheduler: Scheduler, parts: Parts, streams: Streams) -> Start:
@@ -68,7 +69,7 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts, streams: Strea
     original = None
     if not told or request.strength < 1:
         original = encode_pictures(image, request, parts, streams)
-    z = unit(request, streams)
+    z = unit_noise(request, streams)
     rest = encode_pictures(image * (mask < 0.5), request, parts, streams) if told else None
     if rest is None:
         noise.randn(streams, request.latent_shape)  # drawn for the covered picture whatever the UNet
@@ -88,16 +89,12 @@ TASKS: dict[str, Callable[[Request, Scheduler, Parts, Streams], Start]] = {
 }
 
 
-def unit(request: Request, streams: Streams) -> F32:
-    return noise.randn(streams, request.latent_shape) if request.latents is None else request.latents
-
-
 def run(
     request: Request, scheduler: Scheduler, parts: Parts, model: Model, every: int | None
 ) -> Generator[Step, None, Output]:
     """Yield after every so many steps, or with None at the end alone; return the output."""
     words = encode_words(request, parts)
-    streams = noise.generators(request.seeds, request.rng)
+    streams = request.streams()
     begun = TASKS[request.task](request, scheduler, parts, streams)
     latents = begun.x
     if begun.table is not None:

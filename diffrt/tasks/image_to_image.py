@@ -3,12 +3,20 @@ arXiv:2108.01073, algorithm 1)."""
 
 from collections.abc import Generator
 
-from diffrt import noise
 from diffrt.brownian import row_noise
 from diffrt.denoise import Step, denoise, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, guided_model, partial_table
+from diffrt.tasks.shared import (
+    Output,
+    Parts,
+    encode_pictures,
+    encode_words,
+    finish,
+    guided_model,
+    partial_table,
+    unit_noise,
+)
 
 
 def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -27,8 +35,7 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
     if table is not None:
         x = latents  # as noisy as they are to be where the run goes on from another one
         if request.denoising_start is None:
-            z = request.latents if request.latents is not None else noise.randn(streams, request.latent_shape)
-            x = start(table, z, latents)
+            x = start(table, unit_noise(request, streams), latents)
         model = guided_model(parts.denoiser, words, request, table)
         draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
         for step in denoise(table, model, x, draw, parts.colours):

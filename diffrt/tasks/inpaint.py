@@ -17,7 +17,16 @@ from diffrt.errors import InvalidArgument
 from diffrt.guidance import Conditioned, Conditions
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
-from diffrt.tasks.shared import Output, Parts, encode_pictures, encode_words, finish, guided_model, partial_table
+from diffrt.tasks.shared import (
+    Output,
+    Parts,
+    encode_pictures,
+    encode_words,
+    finish,
+    guided_model,
+    partial_table,
+    unit_noise,
+)
 
 
 def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -35,9 +44,7 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
     original = None
     if not told or request.strength < 1:
         original = encode_pictures(image, request, parts, streams)
-    z = request.latents
-    if z is None:
-        z = noise.randn(streams, request.latent_shape)
+    z = unit_noise(request, streams)
     # the reference draws for the covered picture whatever the UNet
     rest = encode_pictures(image * (mask < 0.5), request, parts, streams) if told else None
     if rest is None:

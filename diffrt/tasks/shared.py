@@ -23,6 +23,7 @@ from diffrt.schedulers import Scheduler, Table
 
 EMBEDS = "encoder_hidden_states"  # the denoiser's input that is made of a prompt's tokens
 POOLED = "text_embeds"  # and that of the whole prompt, where there is one
+CLASSES = "class_labels"  # of a model that draws classes
 
 
 class Part(Protocol):
@@ -89,12 +90,15 @@ def repeated(conditions: Conditions, count: int) -> Conditions:
 
 
 def encode_words(request: Request, parts: Parts) -> Words:
+    """Of a model that takes no prompt, the classes, or nothing."""
     encoder = parts.text_encoder
-    assert encoder is not None
+    if encoder is None:
+        return _classes(request)
     truncated: list[str] = []
     given, negative = request.prompt_embeds, request.negative_prompt_embeds if request.guided else None
     texts = [condition.text for row in request.conditions for condition in row]
-    negative_texts = request.negative_texts if request.guided and negative is None else ()
+    zero = request.guided and request.zero_negative
+    negative_texts = request.negative_texts if request.guided and negative is None and not zero else ()
     lengths = [each.shape[1] for each in (given, negative) if each is not None]
     chunks = whole_chunks(request.chunks, [*texts, *negative_texts], encoder, lengths)
     said: list[dict[str, NDArray[Any]]] = []
@@ -109,13 +113,20 @@ def encode_words(request: Request, parts: Parts) -> Words:
             truncated += filter(None, cut)
             said.append(dict(encoded))
     parts.done(encoder)
-    if request.guided and len(said) == 2 and request.zero_negative:
-        said[1] = {name: np.zeros_like(array) for name, array in said[1].items()}
+    if zero:
+        said.append({name: np.zeros_like(array[: len(request.negative_prompts)]) for name, array in said[0].items()})
     for told, half in zip(request.told, said, strict=False):
         rows = len(half[EMBEDS])
         half |= {name: array.repeat(rows, axis=0) for name, array in told.items()}
     shares = [[condition.weight for condition in row] for row in request.conditions] or [[1.0] * len(said[0][EMBEDS])]
     return Words(said[0], np.array(shares, np.float32), said[1] if len(said) > 1 else None, chunks, truncated)
+
+
+def _classes(request: Request) -> Words:
+    labels = np.array(request.class_labels, np.int64)
+    guided = request.guided and len(labels) > 0
+    negative = {CLASSES: np.full_like(labels, request.classes)} if guided else None
+    return Words({CLASSES: labels} if len(labels) else {}, np.ones((1, len(labels)), np.float32), negative, 1, [])
 
 
 def guided_model(model: Conditioned, words: Words, request: Request, table: Table) -> Model:
@@ -132,6 +143,11 @@ def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoders,
     if chunks > MOST_CHUNKS:
         raise InvalidArgument(f"the longest prompt fills {chunks} chunks of text; at most {MOST_CHUNKS} are allowed")
     return chunks
+
+
+def unit_noise(request: Request, streams: Sequence[noise.Stream]) -> F32:
+    """What a run begins with, as given or drawn: [B,C,h,w]."""
+    return noise.randn(streams, request.latent_shape) if request.latents is None else request.latents
 
 
 def encode_pictures(pictures: F32, request: Request, parts: Parts, streams: Sequence[noise.Stream]) -> F32:
@@ -192,16 +208,15 @@ def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
     return run_table(scheduler, request, n - int(n * request.strength))
 
 
-def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words | None, latents: F32) -> Output:
+def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, latents: F32) -> Output:
     parts.done(parts.denoiser)
     images: Any = latents
     if request.output_type != "latent":
         decoded = parts.decoder(latents)
         images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
         parts.done(parts.decoder)
-    alone = words is not None and len(words.shares) == 1  # no prompt holds AND
-    said: Conditions = words.conditions if words is not None and alone else {}
-    negative: Conditions = (words.negative if words else None) or {}
+    said: Conditions = words.conditions if len(words.shares) == 1 else {}  # no prompt holds AND
+    negative: Conditions = words.negative or {}
     return Output(
         images=images,
         latents=latents,
@@ -210,8 +225,8 @@ def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words | 
         pooled_prompt_embeds=said.get(POOLED),
         negative_pooled_prompt_embeds=negative.get(POOLED),
         seeds=list(request.seeds),
-        parameters=request.parameters(type(scheduler).__name__, parts.model, words.chunks if words else 1),
-        truncated=words.truncated if words else [],
+        parameters=request.parameters(type(scheduler).__name__, parts.model, words.chunks),
+        truncated=words.truncated,
     )
 
 

@@ -1,24 +1,21 @@
-"""Text to image: the whole story on a page."""
+"""From noise alone, of a prompt, of a class or of nothing: the whole story on a page."""
 
 from collections.abc import Generator
 
-from diffrt import noise
 from diffrt.brownian import row_noise
 from diffrt.denoise import Step, denoise, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.shared import Output, Parts, encode_words, finish, guided_model, whole_run
+from diffrt.tasks.shared import Output, Parts, encode_words, finish, guided_model, unit_noise, whole_run
 
 
-def text_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
+def from_noise(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
     """Yield every step, return the output."""
     table = whole_run(scheduler, request)
     words = encode_words(request, parts)
 
     streams = request.streams()
-    z = request.latents
-    if z is None:
-        z = noise.randn(streams, request.latent_shape)
+    z = unit_noise(request, streams)
 
     model = guided_model(parts.denoiser, words, request, table)
     x = start(table, z)
