@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -28,7 +27,7 @@ from diffrt.manifest import TensorSpec
 Arrays = dict[str, np.ndarray]
 Call = Callable[[Arrays], Arrays]
 
-STEPS, GUIDANCE, SEED = 4, 7.5, 0  # the short generation
+STEPS, GUIDANCE, SEED, TOKENS = 4, 7.5, 0, 256  # the short generation
 OUTPUTS, LOGITS = "range_of_outputs", "range_of_logits"  # outputs of a graph that is measured: see ranges.py
 
 
@@ -110,9 +109,8 @@ def advance(name: str, call: Call, state: Arrays, job: Mapping) -> Arrays:
         return state | {"picture": call({"latent_sample": state["latents"]})["sample"]}
     if name != job["denoiser"]:
         return state
-    scheduler: Any = schedulers.from_config(job["scheduler"])
-    shifting = getattr(scheduler, "use_dynamic_shifting", False) and "mu" in scheduler.options()
-    table = scheduler.table(STEPS, mu=scheduler.mu(scheduler.base_image_seq_len) if shifting else None)
+    scheduler = schedulers.from_config(job["scheduler"])
+    table = scheduler.table(STEPS, **scheduler.picture_options(TOKENS))
     halves = {key: np.split(array, 2) for key, array in told(state).items()}
     negative, prompt = ({key: half[i] for key, half in halves.items()} for i in (0, 1))
     model = guide(partial(evaluate, call, state), prompt, negative or None, GUIDANCE)

@@ -20,6 +20,7 @@ from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.betas import alphas_cumprod
 from diffrt.schedulers.config import KNOWN_KEYS, allowed, allows, conflicts
 from diffrt.schedulers.grid import RESPACINGS, Grid, spaced, training_node, ve_grid, ve_levels, ve_marginal, vp_marginal
+from diffrt.schedulers.shifting import picture_mu
 from diffrt.schedulers.stepping import Stepper
 from diffrt.schedulers.table import Table, Threshold
 
@@ -125,6 +126,12 @@ class Scheduler(ABC):
         if not 0 <= skip < len(grid):
             raise InvalidArgument(f"skip = {skip}, allowed: 0 to {len(grid) - 1} of so many steps")
         return self.build_after(grid, skip, **building) if skip else self.build(grid, **building)
+
+    def picture_options(self, tokens: int) -> dict[str, Any]:
+        """What a run must be told of a picture of so many tokens: mu, with use_dynamic_shifting."""
+        if not self.config.get("use_dynamic_shifting") or "mu" not in self.options():
+            return {}
+        return {"mu": picture_mu(self.config, tokens)}
 
     def stepper(self, num_inference_steps: int | None = None, **options: Any) -> Stepper:
         """The same sampler behind diffusers' stepping interface."""

@@ -17,7 +17,7 @@ from diffrt.schedulers.betas import f32
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.shifting import flow_node, shifted, stretched, time_shifted
+from diffrt.schedulers.shifting import flow_node, picture_mu, shifted, stretched, time_shifted
 from diffrt.schedulers.table import Rows, Table
 
 
@@ -78,10 +78,7 @@ class ShiftedFlow(Respacing, FlowTime):
 
     def mu(self, image_seq_len: int) -> float:
         """The mu of a picture of so many tokens: linear between base_shift and max_shift."""
-        if self.base_shift is None or self.max_shift is None:
-            raise InvalidArgument("base_shift and max_shift are needed for mu: set both")
-        slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
-        return self.base_shift + slope * (image_seq_len - self.base_image_seq_len)
+        return picture_mu(self.config, image_seq_len)
 
     def grid(self, n: int, timesteps: Custom = None, sigmas: Custom = None, mu: float | None = None) -> Grid:
         T, dynamic = self.num_train_timesteps, self.use_dynamic_shifting

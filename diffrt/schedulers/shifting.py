@@ -5,6 +5,8 @@ A larger picture keeps its structure under more noise, so its steps belong at hi
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,15 @@ def flow_node(t: float, sigma: float) -> Node:
 def shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:  # [n] -> [n]
     """The static shift: a noise-to-signal ratio sigma / (1 - sigma) becomes `shift` times as large."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def picture_mu(config: Mapping[str, Any], tokens: int) -> float:
+    """The mu of a picture of so many tokens, by a scheduler's config: linear between base_shift and max_shift."""
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    if least is None or most is None:
+        raise InvalidArgument("base_shift and max_shift are needed for mu: set both")
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    return least + (most - least) / (many - few) * (tokens - few)
 
 
 def time_shifted(sigmas: np.ndarray, mu: float, kind: str) -> np.ndarray:  # [n] -> [n]

@@ -182,11 +182,10 @@ def run_table(scheduler: Scheduler, request: Request, skip: int = 0) -> Table | 
 def options_of(scheduler: Scheduler, request: Request) -> dict[str, Any]:
     """Those of the run's table: eta, and of a flow model the levels before they are shifted, and the shift that goes
     with the size of the picture."""
-    options: dict[str, Any] = {"eta": request.eta}
+    tokens = math.prod(request.latent_shape[1:]) // request.patch**2
+    options: dict[str, Any] = {"eta": request.eta, **scheduler.picture_options(tokens)}
     if request.even_sigmas and "sigmas" in scheduler.options():
         options["sigmas"] = np.linspace(1, 1 / request.num_inference_steps, request.num_inference_steps)
-    if getattr(scheduler, "use_dynamic_shifting", False) and "mu" in scheduler.options():
-        options["mu"] = scheduler.mu(math.prod(request.latent_shape[1:]) // request.patch**2)  # type: ignore[attr-defined]
     return options
 
 
@@ -199,7 +198,7 @@ def whole_run(scheduler: Scheduler, request: Request) -> Table:
 
 
 def _time_left(scheduler: Scheduler, share: float) -> int:
-    return round(scheduler.num_train_timesteps * (1 - share))  # type: ignore[attr-defined]
+    return round(scheduler.config.get("num_train_timesteps", 1000) * (1 - share))
 
 
 def partial_table(scheduler: Scheduler, request: Request) -> Table | None:

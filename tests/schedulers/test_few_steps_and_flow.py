@@ -64,6 +64,17 @@ def test_mu(tokens: int) -> None:
         assert ours.mu(tokens) == pytest.approx(calculate_shift(tokens, *seq), rel=1e-12)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", [name for name, cls in SCHEDULERS.items() if "mu" in cls.options()])
+def test_every_class_that_takes_mu_is_told_it(name: str) -> None:
+    """Also of keys that it only carries, from the flow scheduler that it was switched from."""
+    flow = {"use_dynamic_shifting": True, "base_shift": 0.3, "max_shift": 2.0, "base_image_seq_len": 64}
+    expected = calculate_shift(1000, 64, 4096, 0.3, 2.0)
+    scheduler = from_config(from_config(flow, "flow").config, name)
+    shifts = scheduler.config.get("use_dynamic_shifting")
+    assert scheduler.picture_options(1000) == ({"mu": pytest.approx(expected, rel=1e-12)} if shifts else {})
+    assert from_config({}, name).picture_options(1000) == {}
+
+
 @pytest.mark.parametrize("config", [{"shift": 3.0}, {"use_dynamic_shifting": True, "shift_terminal": 0.1}])
 def test_ltx_shapes_its_levels_by_the_keys_of_flow_match_euler(config: dict[str, Any]) -> None:
     mu = 1.2 if "use_dynamic_shifting" in config else None
