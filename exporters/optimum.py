@@ -27,14 +27,12 @@ from .spec import Component, Config
 from .trace import check_fit, declare_shapes, trace
 from .weights import attach
 
-FAMILIES = ("stable-diffusion", "stable-diffusion-xl")
-
 
 def write_optimum(origin: Source, target: Path, copy_weights: bool, say: Say) -> None:
     """Check everything that can be checked, then build the folder and put it in its place."""
     checkpoint = open_checkpoint(origin.root)
-    if checkpoint.family.name not in FAMILIES:
-        raise InvalidArgument(f"{checkpoint.family.name} has no layout optimum: {' and '.join(FAMILIES)} have one")
+    if "optimum" not in checkpoint.family.layouts:
+        raise InvalidArgument(f"{checkpoint.family.title}: there is no layout optimum of it, export a bundle")
     if checkpoint.configs["unet"].get("time_cond_proj_dim") is not None:
         raise InvalidArgument("a UNet with time_cond_proj_dim (LCM) has no layout optimum: export a bundle")
     weights = {part: checkpoint.weights(part, "fp32") for part in checkpoint.configs}

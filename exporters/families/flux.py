@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffrt.errors import CheckpointError
 from diffrt.manifest import TensorSpec
+from diffrt.stable_diffusion import latents as unpacked
 from diffrt.stable_diffusion import scale_factor
 
 from ..models.flux import PACK, FluxTransformer2DModel
@@ -80,8 +81,7 @@ def defaults(configs: Mapping[str, Config]) -> dict[str, Any]:
 
 
 def latents(configs: Mapping[str, Config]) -> dict[str, Any]:
-    vae = configs["vae"]
-    return {"channels": vae["latent_channels"], "scale_factor": scale_factor(vae), "patch": PACK}
+    return {**unpacked(configs), "patch": PACK}
 
 
 FLUX = Family(

@@ -43,5 +43,6 @@ STABLE_DIFFUSION = Family(
     defaults=defaults,
     latents=latents,
     conditions=CONDITIONS,
+    layouts=("diffrt", "optimum"),
     tokenizers={"text_encoder": "tokenizer"},
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffrt.errors import CheckpointError
 from diffrt.manifest import TensorSpec
+from diffrt.stable_diffusion import latents as unpacked
 from diffrt.stable_diffusion import scale_factor
 
 from ..models.sd3 import SD3Transformer2DModel
@@ -95,9 +96,7 @@ def defaults(configs: Mapping[str, Config]) -> dict[str, Any]:
 
 
 def latents(configs: Mapping[str, Config]) -> dict[str, Any]:
-    vae = configs["vae"]
-    patch = configs["transformer"]["patch_size"]
-    return {"channels": vae["latent_channels"], "scale_factor": scale_factor(vae), "patch": patch}
+    return {**unpacked(configs), "patch": configs["transformer"]["patch_size"]}
 
 
 STABLE_DIFFUSION_3 = Family(

@@ -94,6 +94,7 @@ STABLE_DIFFUSION_XL = Family(
     defaults=own_defaults,
     latents=latents,
     conditions=CONDITIONS,
+    layouts=("diffrt", "optimum"),
     tokenizers={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     zero_negative=True,
 )

@@ -10,21 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import TimestepEmbedding, sinusoidal
-from .transformer import FeedForward, modulated
+from .transformer import FeedForward, RMSNorm, modulated
 
 WAVES = 256  # of the time's sines and cosines
 EPS = 1e-6
 Turn = Callable[[Tensor], Tensor]  # of queries and keys [B,heads,L,D], by their places
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        size = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + EPS)
-        return (x * size).to(x.dtype) * self.weight
 
 
 class Projection(nn.Module):
@@ -75,7 +65,7 @@ class JointAttention(nn.Module):
             setattr(self, name, nn.Linear(dim, dim))
         if norms:
             for name in ("norm_q", "norm_k", *(("norm_added_q", "norm_added_k") if words else ())):
-                setattr(self, name, RMSNorm(dim // heads))
+                setattr(self, name, RMSNorm(dim // heads, EPS))
         if out:
             self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         if words and not last:

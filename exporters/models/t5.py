@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from diffrt.configs import read_config
 from diffrt.errors import CheckpointError
 
+from .transformer import RMSNorm
+
 
 @dataclass(frozen=True)
 class T5Config:
@@ -36,16 +38,6 @@ class T5Config:
         if config.get("feed_forward_proj", "relu") != "gated-gelu":
             raise CheckpointError("config key 'feed_forward_proj' is not 'gated-gelu': this is T5 before 1.1")
         return read_config(cls, {key: value for key, value in config.items() if key in known}, {})
-
-
-class Norm(nn.Module):
-    def __init__(self, c: T5Config):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(c.d_model)), c.layer_norm_epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        size = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (x * size).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -79,7 +71,7 @@ class FeedForward(nn.Module):
 class AttentionLayer(nn.Module):
     def __init__(self, c: T5Config, first: bool):
         super().__init__()
-        self.SelfAttention, self.layer_norm = SelfAttention(c, first), Norm(c)
+        self.SelfAttention, self.layer_norm = SelfAttention(c, first), RMSNorm(c.d_model, c.layer_norm_epsilon)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         return x + self.SelfAttention(self.layer_norm(x), bias)
@@ -88,7 +80,7 @@ class AttentionLayer(nn.Module):
 class FeedForwardLayer(nn.Module):
     def __init__(self, c: T5Config):
         super().__init__()
-        self.DenseReluDense, self.layer_norm = FeedForward(c), Norm(c)
+        self.DenseReluDense, self.layer_norm = FeedForward(c), RMSNorm(c.d_model, c.layer_norm_epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.DenseReluDense(self.layer_norm(x))
@@ -107,7 +99,7 @@ class Encoder(nn.Module):
     def __init__(self, c: T5Config):
         super().__init__()
         self.block = nn.ModuleList([Block(c, i == 0) for i in range(c.num_layers)])
-        self.final_layer_norm = Norm(c)
+        self.final_layer_norm = RMSNorm(c.d_model, c.layer_norm_epsilon)
 
 
 class T5EncoderModel(nn.Module):

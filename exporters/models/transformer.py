@@ -48,6 +48,18 @@ def unpatched(x: Tensor, height: int, width: int, patch: int) -> Tensor:
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
+class RMSNorm(nn.Module):
+    """Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        return (x * size).to(x.dtype) * self.weight
+
+
 class FeedForward(nn.Module):
     """Two linear layers with a GELU in its tanh form."""
 
