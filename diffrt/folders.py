@@ -8,9 +8,24 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from diffrt.errors import ExportError
+from diffrt.errors import ExportError, InvalidArgument
 
 Say = Callable[[str], None]  # takes one line as each stage begins
+
+
+def check_free(target: Path, record: str, force: bool, what: str = "such an export") -> None:
+    """InvalidArgument where no folder can be written, or where something lies that is not to be replaced: only a folder
+    that has the file `record` is, and only by force. `what` it is called."""
+    if not target.parent.is_dir():
+        raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
+    if os.path.lexists(target):
+        if not force:
+            raise InvalidArgument(f"{target} exists; choose another folder, or replace {what} with --force")
+        if not (target / record).is_file():
+            raise InvalidArgument(
+                f"{target} exists; choose another folder: it is not {what} (it has no {record}), and --force replaces "
+                "nothing else"
+            )
 
 
 @contextlib.contextmanager

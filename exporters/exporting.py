@@ -16,7 +16,7 @@ import onnx_ir as ir
 from diffrt import __version__, schedulers
 from diffrt.configs import fits, spelled
 from diffrt.errors import CheckpointError, InvalidArgument, nearest
-from diffrt.folders import Say, building, link, publish
+from diffrt.folders import Say, building, check_free, link, publish
 from diffrt.hub import is_id
 from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling, Variant
 from diffrt.stable_diffusion import tokenizer_entry
@@ -175,17 +175,11 @@ def write_bundle(
 
 
 def check_target(target: Path, source: Path | None, force: bool) -> None:
-    if not target.parent.is_dir():
-        raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
     if source and source.resolve() in (target.resolve(), *target.resolve().parents):
         raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
     if source and target.resolve() in source.resolve().parents:
         raise InvalidArgument(f"{target} holds the checkpoint {source}; choose another folder")
-    if os.path.lexists(target):
-        if not force:
-            raise InvalidArgument(f"{target} exists; choose another folder, or replace a bundle with --force")
-        if not (target / MANIFEST).is_file():
-            raise InvalidArgument(f"{target} is not a bundle (it has no {MANIFEST}); --force replaces bundles alone")
+    check_free(target, MANIFEST, force, "a bundle")
 
 
 def copy_parts(

@@ -25,7 +25,7 @@ from diffrt.flax.checkpoint import Checkpoint, Networks, find, open_checkpoint
 from diffrt.flax.parameters import declared
 from diffrt.flax.rows import SLOTS, Rows, bucket, rows_of, segment
 from diffrt.flax.weights import DTYPES, fitting, open_headers
-from diffrt.folders import building, link, publish
+from diffrt.folders import building, check_free, link, publish
 
 MANIFEST, RUN = "stablehlo.json", "run.py"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -53,11 +53,10 @@ def export(
     precision  of the networks' arithmetic: "fp32" or "bf16"; the weights stay as they are stored
     steps      the numbers of inference steps to write the sampler's table for
     """
-    target = Path(dest)
+    target = Path(dest).absolute()
     if precision not in PRECISIONS:
         raise InvalidArgument(f"precision {precision!r} is unknown here; {nearest(str(precision), PRECISIONS)}")
-    if target.exists() and not (force and (target / MANIFEST).is_file()):
-        raise InvalidArgument(f"{target} exists; choose another folder, or replace such an export with --force")
+    check_free(target, MANIFEST, force)
     checkpoint = open_checkpoint(find(source, revision))
     with building(target) as folder:
         write(checkpoint, folder, PRECISIONS[precision], size, platforms, sorted(set(steps)), progress)

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import NameFixPass
 from diffrt import hub, pipeline, schedulers
 from diffrt.bundle import Bundle
 from diffrt.errors import HubError, InvalidArgument, nearest
-from diffrt.folders import Say, building, publish
+from diffrt.folders import Say, building, check_free, publish
 from diffrt.manifest import MANIFEST
 
 from ..lowering import LOWERINGS
@@ -75,7 +75,7 @@ def export(
         raise InvalidArgument(f"an unrolled graph has one number of steps, from 1 to {UNROLLED}; got {steps}")
     if size is not None:
         check_size(size, 8)
-    check_target(target, force)
+    check_free(target, RECORD, force)
     of_checkpoint = {"precision": precision, "prediction_type": prediction_type, "verify": verify}
     with opened(source, revision, target, of_checkpoint, progress) as bundle, building(target) as folder:
         manifest = bundle.manifest
@@ -114,13 +114,6 @@ def check_size(size: tuple[int, int], multiple: int) -> None:
     height, width = size
     if min(size) <= 0 or height % multiple or width % multiple:
         raise InvalidArgument(f"size {height}x{width}: height and width must be multiples of {multiple}")
-
-
-def check_target(target: Path, force: bool) -> None:
-    if not target.parent.is_dir():
-        raise InvalidArgument(f"the folder {target.parent} does not exist; create it first")
-    if os.path.lexists(target) and not (force and (target / RECORD).is_file()):
-        raise InvalidArgument(f"{target} exists; choose another folder, or replace such an export with --force")
 
 
 @contextmanager
