@@ -4,12 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from diffrt.arguments import F32, array_of, interval_of, number, positive, share_of, shown, texts_of
 from diffrt.classes import numbers
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.guidance import Conditions, is_guided
@@ -26,7 +25,6 @@ WITHOUT_PROMPT = {
     "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
     "batch_size": "without being told what: leave out class_labels",
 }
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +152,7 @@ def check(
 ) -> Request:
     """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
     labels: tuple[int, ...] = ()
-    prompts, embeds = _texts("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
+    prompts, embeds = texts_of("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
     if not manifest.tokenizers:
         instead = "class_labels" if manifest.classes else "batch_size"
         if any(each is not None for each in (prompts, embeds, negative_prompt, negative_prompt_embeds)):
@@ -162,7 +160,7 @@ def check(
         if (class_labels is None) == bool(manifest.classes) or (manifest.classes and batch_size is not None):
             raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
         labels = numbers(manifest.classes, class_labels) if manifest.classes else ()
-        count = len(labels) or (1 if batch_size is None else _positive("batch_size", batch_size))
+        count = len(labels) or (1 if batch_size is None else positive("batch_size", batch_size))
     elif batch_size is not None or class_labels is not None:
         raise InvalidArgument(
             "batch_size and class_labels are for models that take no prompt: give a prompt and num_images_per_prompt"
@@ -190,7 +188,7 @@ def check(
             ("negative_pooled_prompt_embeds", negative_pooled_prompt_embeds, negative_embeds),
         )
     ]
-    images = _positive("num_images_per_prompt", num_images_per_prompt) * count
+    images = positive("num_images_per_prompt", num_images_per_prompt) * count
     encoded = image if isinstance(image, np.ndarray) and image.ndim == 4 else None
     if encoded is not None and (mask_image is not None or latents is not None):
         raise InvalidArgument("image is latents [B,C,h,w]: leave out mask_image and latents, or give a picture")
@@ -210,23 +208,23 @@ def check(
         raise InvalidArgument(f"unknown rng {rng!r}: {nearest(str(rng), RNGS)}")
     given: Mapping[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     steps, guidance = (getattr(manifest.defaults, k) if v is None else v for k, v in given.items())
-    guidance, rescale = _number("guidance_scale", guidance), _share("guidance_rescale", guidance_rescale)
-    interval = _interval("guidance_interval", guidance_interval)
+    guidance, rescale = number("guidance_scale", guidance), share_of("guidance_rescale", guidance_rescale)
+    interval = interval_of("guidance_interval", guidance_interval)
     if not isinstance(cfg_plus_plus, bool):
-        raise InvalidArgument(f"cfg_plus_plus is {_shown(cfg_plus_plus)}: give True or False")
+        raise InvalidArgument(f"cfg_plus_plus is {shown(cfg_plus_plus)}: give True or False")
     if cfg_plus_plus and not 0 <= guidance <= 1:
         raise InvalidArgument(f"guidance_scale is {guidance:g}, and cfg_plus_plus takes 0 to 1: give for instance 0.6")
     if cfg_plus_plus and rescale:
         raise InvalidArgument("guidance_rescale scales down what cfg_plus_plus does not scale up: give one of them")
     start, end = (
-        None if share is None else _share(name, share)
+        None if share is None else share_of(name, share)
         for name, share in (("denoising_start", denoising_start), ("denoising_end", denoising_end))
     )
     if start is not None and image is None:
         raise InvalidArgument("denoising_start is given without an image: give the latents of the part before it")
     if start is not None and end is not None and start >= end:
         raise InvalidArgument(f"denoising_start is {start:g} and denoising_end {end:g}: the start must come first")
-    negatives = _matching(_texts("negative_prompt", negative_prompt), count)
+    negatives = _matching(texts_of("negative_prompt", negative_prompt), count)
     rows = tuple(zip_longest(*parsed(prompts or (), weighting), fillvalue=Condition("", 0.0)))
     if len(rows) > 1 and not (cfg_plus_plus or is_guided(guidance)):
         raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
@@ -243,19 +241,19 @@ def check(
         negative_prompt_embeds=negative_embeds,
         pooled_prompt_embeds=pooled[0],
         negative_pooled_prompt_embeds=pooled[1],
-        latents=None if latents is None else _array("latents", latents, (images, *latent_shape)),
+        latents=None if latents is None else array_of("latents", latents, (images, *latent_shape)),
         latent_shape=latent_shape,
         image=colours(pictures, height, width) if pictures else None,
-        image_latents=None if encoded is None else _array("image", encoded, (images, *latent_shape)),
+        image_latents=None if encoded is None else array_of("image", encoded, (images, *latent_shape)),
         mask=masks(masked, height, width) if masked else None,
-        strength=_share(
+        strength=share_of(
             "strength",
             DEFAULT_STRENGTH[bool(masked)] if strength is None else strength,
             (" (nothing changes)", " (all is drawn anew)"),
         ),
         height=height,
         width=width,
-        num_inference_steps=_positive("num_inference_steps", steps),
+        num_inference_steps=positive("num_inference_steps", steps),
         guidance_scale=guidance,
         guidance_rescale=rescale,
         guidance_interval=interval,
@@ -263,7 +261,7 @@ def check(
         num_images_per_prompt=images // count,
         seeds=tuple(resolve_seeds(seed, images)),
         rng=rng,
-        eta=_number("eta", eta),
+        eta=number("eta", eta),
         output_type=output_type,
         even_sigmas=manifest.even_sigmas,
         patch=manifest.latents.get("patch", 1),
@@ -285,22 +283,10 @@ def _inputs(manifest: Manifest) -> dict[str, tuple[int | str, ...]]:
 
 def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[list[Text], int | str]:
     """The same checks for texts that are only embedded."""
-    texts = parsed(_texts("prompts", [] if prompts is None else prompts) or (), weighting)
+    texts = parsed(texts_of("prompts", [] if prompts is None else prompts) or (), weighting)
     if any(len(conditioned) > 1 for conditioned in texts):
         raise InvalidArgument("AND makes several conditions, which have no embedding in common: embed each of them")
     return [condition.text for (condition,) in texts], checked_chunks(chunks)
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...] | None:
-    texts = (value,) if value is None or isinstance(value, str) else value
-    if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
-        for each in texts:
-            if any("\ud800" <= letter <= "\udfff" for letter in each):
-                raise InvalidArgument(f"{name} is {_shown(each)}: it holds bytes that are no UTF-8 text")
-        return tuple(texts)
-    if value is None:
-        return None
-    raise InvalidArgument(f"{name} is {_shown(value)}: give a text or a list of at least one")
 
 
 def _matching(negative: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
@@ -308,34 +294,6 @@ def _matching(negative: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
     if len(negative) not in (1, count):
         raise InvalidArgument(f"{len(negative)} negative prompts for {count} prompts: give one, or one each")
     return negative * count if len(negative) == 1 else negative
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
-        raise InvalidArgument(f"{name} is {_shown(value)}: give a whole number of at least 1")
-    return int(value)
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise InvalidArgument(f"{name} is {_shown(value)}: give a finite number")
-    return float(value)
-
-
-def _share(name: str, value: Any, ends: tuple[str, str] = ("", "")) -> float:
-    number = _number(name, value)
-    if not 0 <= number <= 1:
-        raise InvalidArgument(f"{name} is {value}: give a number from 0{ends[0]} to 1{ends[1]}")
-    return number
-
-
-def _interval(name: str, value: Any) -> tuple[float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(each, Real) for each in value):
-        raise InvalidArgument(f"{name} is {_shown(value)}: give two shares of the run, such as (0.2, 0.8)")
-    start, end = float(value[0]), float(value[1])
-    if not 0 <= start <= end <= 1:
-        raise InvalidArgument(f"{name} is {_shown(value)}: the shares must lie from 0 to 1, the first one first")
-    return start, end
 
 
 def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[list[Any], list[Any]]:
@@ -380,7 +338,7 @@ def _size(manifest: Manifest, height: Any, width: Any, latents: Any) -> tuple[in
         inferred or (manifest.defaults.height, manifest.defaults.width),
         strict=True,
     ):
-        size = _positive(name, other if value is None else value)
+        size = positive(name, other if value is None else value)
         if size % multiple:
             near = max(multiple, round(size / multiple) * multiple)
             raise InvalidArgument(f"{name} is {size}: give a multiple of {multiple}, for instance {near}")
@@ -392,8 +350,8 @@ def _embeds(name: str, value: Any) -> F32 | None:
     if value is None:
         return None
     if not isinstance(value, np.ndarray) or value.ndim != 3:
-        raise InvalidArgument(f"{name} is {_shown(value)}: give a float32 array of shape [prompts, tokens, channels]")
-    return _array(name, value, value.shape)
+        raise InvalidArgument(f"{name} is {shown(value)}: give a float32 array of shape [prompts, tokens, channels]")
+    return array_of(name, value, value.shape)
 
 
 def _pooled(name: str, value: Any, beside: F32 | None, taken: bool) -> F32 | None:
@@ -406,19 +364,4 @@ def _pooled(name: str, value: Any, beside: F32 | None, taken: bool) -> F32 | Non
     if beside is None or not taken:
         why = f" without {plain}: give both" if taken else ", and this model is not told of whole prompts: leave it out"
         raise InvalidArgument(f"{name} is given{why}")
-    return _array(name, value, (len(beside), *np.shape(value)[1:2]))
-
-
-def _array(name: str, value: Any, shape: tuple[int, ...]) -> F32:
-    if not isinstance(value, np.ndarray) or value.shape != shape or 0 in shape or value.dtype.kind != "f":
-        raise InvalidArgument(f"{name} is {_shown(value)}: give a float32 array of shape {list(shape)}")
-    if not np.isfinite(value).all():
-        raise InvalidArgument(f"{name} holds NaN or infinity: give finite numbers")
-    return value.astype(np.float32, copy=False)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"a {value.dtype} array of shape {list(value.shape)}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return array_of(name, value, (len(beside), *np.shape(value)[1:2]))
