@@ -40,8 +40,8 @@ from exporters.worker import LOGITS, OUTPUTS
 
 from ..conftest import kept
 from .conftest import shard
+from .graphs import RNG, parse
 from .mini import write_mini
-from .test_passes import RNG, parse
 
 LATENTS = np.random.default_rng(0).standard_normal((2, 4, 6, 5), dtype=np.float32)
 
