@@ -32,11 +32,10 @@ from exporters.checkpoint import Checkpoint, open_checkpoint
 from exporters.halves import LARGEST, halve
 from exporters.lowering import lower
 from exporters.passes.widen import infer_types, widen
-from exporters.ranges import LIMIT, Ranges, beyond, computing, observed
+from exporters.ranges import LIMIT, LOGITS, OUTPUTS, Ranges, beyond, computing, observed
 from exporters.spec import TOLERANCE
 from exporters.trace import declare_shapes, trace
 from exporters.weights import Weights, attach, open_weights
-from exporters.worker import LOGITS, OUTPUTS
 
 from ..conftest import kept
 from .conftest import shard
