@@ -182,7 +182,6 @@ def write_bundle(
         if verify:
             manifest = certify(folder, checkpoint, components, manifest, precision, say)
         (folder / MANIFEST).write_text(manifest.dumps(), "utf-8")  # last: without it nothing loads
-        if 0: pass
         publish(folder, target)
 
 

@@ -38,4 +38,4 @@ def library(provider: Provider) -> Library:
     from diffrt.engines import onnx_runtime, open_vino
 
     files: dict[str, ModuleType] = {"onnxruntime": onnx_runtime, "openvino": open_vino}
-    return files[provider.library]  # type: ignore[return-value]
+    return files[provider.library]

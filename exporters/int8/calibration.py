@@ -38,15 +38,15 @@ def observed(model: ir.Model) -> ir.Model:
         sizes.append(nodes.do("Shape", layer.node.inputs[0]))
     for name, dtype, parts in ((RANGES, FLOAT, ranges), (SIZES, INT64, sizes)):
         joined = nodes.do("Concat", *parts, axis=0)
-        model.graph.append(ir.node("Identity", [joined], outputs=[value(name, dtype, [None])]))
+        model.graph.append(ir.node("Identity", [joined], outputs=[value(name, dtype, ["n"])]))
         model.graph.outputs.append(model.graph[-1].outputs[0])
     return model
 
 
 def read(model: ir.Model, found: dict[str, np.ndarray]) -> dict[str, Range]:
     """What a run of ``observed(model)`` gave, by layer."""
-    numbers, sizes, ranges = found[RANGES].reshape(-1, 4), list(found[SIZES]), {}
-    for (name, layer), (in_high, in_low, out_high, out_low) in zip(layers(model).items(), numbers.tolist(), strict=True):
+    numbers, sizes, ranges = found[RANGES].reshape(-1, 4).tolist(), list(found[SIZES]), {}
+    for (name, layer), (in_high, in_low, out_high, out_low) in zip(layers(model).items(), numbers, strict=True):
         rank = 4 if layer.node.op_type == "Conv" else 3
         shape, sizes = sizes[:rank], sizes[rank:]
         ranges[name] = Range((-in_low, in_high), (-out_low, out_high), tuple(map(int, shape)))

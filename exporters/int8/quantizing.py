@@ -50,12 +50,14 @@ def quantize_components(
             slow = {here[name].weight.name for name, win in wins.items() if not win}  # a weight is one or the other
             ranges = {name: each for name, each in ranges.items() if here[name].weight.name not in slow}
             quantized |= {str(here[name].weight.name) for name in ranges}
-            counts[component.name] = [quantize(model, ranges) for model in traced[component.name].values()][0]
+            counts[component.name] = len(ranges)
+            for model in traced[component.name].values():
+                quantize(model, ranges)
         say(f"writing {part} in 8 bits")
         placed = int8_weights.write(weights[part], quantized, folder / part)
         for component in inside:
             for model in traced[component.name].values():
                 attach(model, placed)
-        for file in (*weights[part].files, *([weights[part].index] if weights[part].index else [])):
+        for file in filter(None, (*weights[part].files, weights[part].index)):
             (folder / part / file.name).unlink()
     return counts

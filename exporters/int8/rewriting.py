@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from ..nodes import FLOAT, UINT8
+from ..nodes import FLOAT, UINT8, value
 from ..passes.constants import make_constant
 from .calibration import Range
 from .layers import Layer, layers
@@ -30,13 +30,14 @@ def quantize(model: ir.Model, ranges: Mapping[str, Range]) -> int:
         assert x is not None
         if x not in rounded:
             rounded[x] = through(node, x, ranges[name].input)
-        weight = layer.weight
+        weight, own = layer.weight, node.inputs[1]
+        assert weight.shape is not None and own is not None
         if weight not in scales:
-            scales[weight] = ir.Value(name=scaled(str(weight.name)), type=ir.TensorType(FLOAT), shape=ir.Shape(weight.shape[:1]))  # type: ignore[index]
+            scales[weight] = value(scaled(str(weight.name)), FLOAT, weight.shape[:1])
             model.graph.initializers[scaled(str(weight.name))] = scales[weight]
             weight.type = ir.TensorType(INT8)
-        whole = ir.node("DequantizeLinear", [node.inputs[1], part(layer, scales[weight])], {"axis": layer.scale_axis})
-        whole.outputs[0].type, whole.outputs[0].shape = ir.TensorType(FLOAT), node.inputs[1].shape
+        whole = ir.node("DequantizeLinear", [own, part(layer, scales[weight])], {"axis": layer.scale_axis})
+        whole.outputs[0].type, whole.outputs[0].shape = ir.TensorType(FLOAT), own.shape
         model.graph.insert_before(node, whole)
         node.replace_input_with(0, rounded[x])
         node.replace_input_with(1, whole.outputs[0])
@@ -52,14 +53,15 @@ def quantize(model: ir.Model, ranges: Mapping[str, Range]) -> int:
 
 def part(layer: Layer, scales: ir.Value) -> ir.Value:
     """Of the scales, those of the part of the weight that a layer takes."""
-    value = layer.node.inputs[1]
-    while value is not layer.weight:
-        node = value.producer()  # type: ignore[union-attr]
+    taken = layer.node.inputs[1]
+    while taken is not None and taken is not layer.weight:
+        node = taken.producer()
+        assert node is not None and layer.node.graph is not None
         if node.op_type == "Split":
             parts = ir.node("Split", [scales, *node.inputs[1:]], dict(node.attributes), num_outputs=len(node.outputs))
-            layer.node.graph.insert_before(layer.node, parts)  # type: ignore[union-attr]
-            return parts.outputs[node.outputs.index(value)]
-        value = node.inputs[0]
+            layer.node.graph.insert_before(layer.node, parts)
+            return parts.outputs[node.outputs.index(taken)]
+        taken = node.inputs[0]
     return scales
 
 

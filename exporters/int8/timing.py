@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,11 +30,11 @@ class Shape:
     op: str
     input: tuple[int, ...]
     weight: tuple[int, ...]  # as the node takes it
-    attributes: tuple[tuple[str, object], ...]
+    attributes: tuple[tuple[str, Any], ...]
 
     @staticmethod
     def of(layer: Layer, shape: tuple[int, ...]) -> "Shape":
-        weight = tuple(int(size) for size in layer.weight.shape or ())
+        weight = layer.weight.shape.numpy() if layer.weight.shape is not None else ()
         if layer.node.op_type == "MatMul":
             weight = shape[-1], layer.outputs
         kept = ("pads", "strides", "dilations", "kernel_shape")
@@ -62,7 +63,7 @@ def seconds(shape: Shape, quantized: bool) -> float:
     graph = ir.Graph([x], [], nodes=[], initializers=[weight], opset_imports={"": OPSET}, name="layer")
     nodes = Nodes(graph)
     y = nodes.do(shape.op, nodes.do("Identity", x), weight, **dict(shape.attributes))
-    graph.append(ir.node("Identity", [y], outputs=[value("y", FLOAT, [None] * len(shape.input))]))
+    graph.append(ir.node("Identity", [y], outputs=[value("y", FLOAT, ["n"] * len(shape.input))]))
     graph.outputs.append(graph[-1].outputs[0])
     model = ir.Model(graph, ir_version=10)
     if quantized:
