@@ -33,5 +33,5 @@ PROVIDERS: dict[str, Provider] = {
 def provider(name: str) -> Provider:
     """The record of a name. Unknown: ProviderError. Whether it is installed is asked when a session opens."""
     if name not in PROVIDERS:
-        raise ProviderError(f"unknown provider {name!r}: {nearest(str(name), PROVIDERS)}")
+        raise ProviderError(f"unknown provider {name!r}: {nearest(str(name), ['auto', *PROVIDERS])}")
     return PROVIDERS[name]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffrt.engines import library
+from diffrt.engines import library, open_vino
 from diffrt.errors import BundleError, InvalidArgument, NumericalError, ProviderError
 from diffrt.providers import PROVIDERS, Provider
+from diffrt.providers import provider as provider_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -17,6 +18,14 @@ Arrays = dict[str, NDArray[Any]]
 def require(provider: Provider) -> None:
     """ProviderError, which says what to install, where the provider is missing."""
     library(provider).require(provider)
+
+
+def chosen(name: str, precision: str) -> Provider:
+    """The provider of a name; of "auto" the fastest that is here for graphs of that precision. Raises ProviderError."""
+    if name != "auto":
+        return provider_of(name)
+    half = PROVIDERS["openvino"]
+    return half if precision != "int8" and _is_here(half) and open_vino.computes_in_bf16() else PROVIDERS["cpu"]
 
 
 def available() -> dict[str, bool]:
