@@ -366,6 +366,35 @@ def verify(bundle: str, provider: str) -> None:
         click.echo("diffrt: exported with --no-verify: the files are intact, there are no numbers to check", err=True)
 
 
+@cli.command(short_help="Keep a bundle's graphs ready in the cache.")
+@click.argument("bundle")
+@click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="See diffrt providers.")
+@click.option("--remove", is_flag=True, help="Remove what is kept.")
+def prepare(bundle: str, provider: str, remove: bool) -> None:
+    """Optimise the graphs of BUNDLE (a name, a folder or an id on the hub) once, and keep them in the user's cache.
+
+    Loading takes them from there: a full-size model then opens in a second or two, and runs as fast. What is kept is as
+    large as the weights; the bundle stays as it is.
+
+    \b
+    diffrt prepare my-bundle
+    diffrt prepare my-bundle --remove
+    """
+    from diffrt import pipeline, prepared
+    from diffrt.bundle import Bundle
+    from diffrt.session import chosen, require
+
+    opened = Bundle.open(pipeline.find(bundle))
+    record = chosen(provider, opened.precision)
+    require(record)
+    if remove:
+        for name in prepared.forget(opened, record):
+            click.echo(f"removed  {name}")
+        return
+    for each in prepared.prepare(opened, record):
+        click.echo(f"{each.bytes:>13,} bytes  {each.file}  {each.folder}")
+
+
 @cli.command(short_help="Publish a bundle on the Hugging Face Hub.")
 @click.argument("bundle")
 @click.argument("repo_id", metavar="ID")

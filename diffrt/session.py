@@ -53,16 +53,18 @@ class Session:
         *,
         arena: bool = True,
         brief: bool = False,
+        prepared: Path | None = None,
     ) -> None:
         """Raises ProviderError where the provider is missing or refuses the graph, BundleError for a bad graph.
 
         `arena` keeps working memory between runs: for a graph that runs at every step. A `brief` session
         is for a few runs: it leaves the layout of weights as it is, loads faster in less memory, and runs slower.
+        `prepared` is the folder where the graph is kept as the provider runs it: see diffrt.prepared.
         """
         require(provider)
         self.name, self._precision = component or graph.name, precision
         try:
-            self._engine = library(provider).open_graph(graph, provider, arena=arena, brief=brief)
+            self._engine = library(provider).open_graph(graph, provider, arena=arena, brief=brief, prepared=prepared)
         except ProviderError as error:
             raise ProviderError(f"{self.name}: {error}") from None
         except Exception as error:  # the libraries' exceptions have no common base of their own

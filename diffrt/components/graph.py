@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffrt import prepared
 from diffrt.bundle import Bundle
 from diffrt.errors import BundleError
 from diffrt.manifest import Variant
@@ -40,7 +41,11 @@ class Graph:
         if self._open is None or self._open[0] != variant:
             self.close()  # first, so that memory never holds two
             graph = self._bundle.path(variant.file)
-            self._open = variant, Session(graph, self._provider, self._component, variant.precision, arena=self._arena)
+            ready = prepared.find(self._bundle, variant, self._provider)
+            self._open = (
+                variant,
+                Session(graph, self._provider, self._component, variant.precision, arena=self._arena, prepared=ready),
+            )
         run = self._open[1].run
         return self._adapter(run, feeds) if self._adapter else run(feeds)
 

@@ -29,8 +29,14 @@ class Library(Protocol):
     def require(self, provider: Provider) -> None:
         """ProviderError where the provider is not installed."""
 
-    def open_graph(self, graph: Path, provider: Provider, *, arena: bool, brief: bool) -> Engine:
+    def open_graph(self, graph: Path, provider: Provider, *, arena: bool, brief: bool, prepared: Path | None) -> Engine:
         """As Session says. Raises what the library raises for a graph that it does not take."""
+
+    def prepare(self, graph: Path, provider: Provider, folder: Path) -> None:
+        """Write into the folder what a graph opens from sooner."""
+
+    def version(self) -> str:
+        """The library's."""
 
 
 def library(provider: Provider) -> Library:

@@ -20,6 +20,7 @@ DTYPES = {
     "tensor(float16)": np.dtype(np.float16), "tensor(double)": np.dtype(np.float64),
     "tensor(int32)": np.dtype(np.int32),
 }  # fmt: skip
+OPTIMISED, WEIGHTS = "graph.onnx", "weights.bin"  # of what is prepared
 SILENT = 4  # fatal messages only: everything else arrives as an exception
 
 
@@ -44,10 +45,11 @@ def require(provider: Provider) -> None:
 
 
 class OnnxRuntime:
-    def __init__(self, graph: Path, provider: Provider, *, arena: bool, brief: bool) -> None:
+    def __init__(
+        self, graph: Path, provider: Provider, *, arena: bool, brief: bool, prepared: Path | None = None
+    ) -> None:
         ort = runtime()
-        options = ort.SessionOptions()
-        options.log_severity_level = SILENT
+        options = _options(ort)
         options.enable_mem_pattern = False  # sizes change from call to call: patterns only held memory
         options.enable_cpu_mem_arena = arena
         if brief or provider.fast_load:
@@ -56,8 +58,12 @@ class OnnxRuntime:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # what looks on values runs before they pile up
         if provider.fast_load:  # weights stay mapped files, where a kernel takes them as they are
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if prepared:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has been optimised
         self._session = ort.InferenceSession(
-            str(graph), options, providers=[(provider.runtime_name, dict(provider.options))]
+            str(prepared / OPTIMISED if prepared else graph),
+            options,
+            providers=[(provider.runtime_name, dict(provider.options))],
         )
         self._session.disable_fallback()  # to the CPU, silently
         if self._session.get_providers()[0] != provider.runtime_name:
@@ -78,6 +84,25 @@ class OnnxRuntime:
 
 
 open_graph = OnnxRuntime
+
+
+def prepare(graph: Path, provider: Provider, folder: Path) -> None:
+    ort = runtime()
+    options = _options(ort)
+    options.optimized_model_filepath = str(folder / OPTIMISED)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    ort.InferenceSession(str(graph), options, providers=[(provider.runtime_name, dict(provider.options))])
+
+
+def version() -> str:
+    return runtime().__version__
+
+
+def _options(ort: ModuleType) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = SILENT
+    return options
 
 
 def _give_back() -> None:

@@ -41,9 +41,12 @@ def computes_in_bf16(device: str = "CPU") -> bool:
 
 
 class OpenVino:
-    def __init__(self, graph: Path, provider: Provider, *, arena: bool, brief: bool) -> None:
+    def __init__(
+        self, graph: Path, provider: Provider, *, arena: bool, brief: bool, prepared: Path | None = None
+    ) -> None:
+        options = dict(provider.options) | ({"CACHE_DIR": str(prepared)} if prepared else {})
         with _plainly():
-            model = core().compile_model(str(graph), provider.runtime_name, dict(provider.options))
+            model = core().compile_model(str(graph), provider.runtime_name, options)
         self._request = model.create_infer_request()
         file = read_graph(graph)  # OpenVINO gives a value the names of all that it is the same as
         self.inputs = {
@@ -58,6 +61,16 @@ class OpenVino:
 
 
 open_graph = OpenVino
+
+
+def prepare(graph: Path, provider: Provider, folder: Path) -> None:
+    OpenVino(graph, provider, arena=False, brief=False, prepared=folder)
+
+
+def version() -> str:
+    import openvino
+
+    return openvino.__version__
 
 
 @contextlib.contextmanager
