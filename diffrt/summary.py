@@ -40,6 +40,8 @@ def _lines(bundle: Bundle) -> Iterator[str]:
             yield f"  {tiling.whole} and {tiling.tiled}  {size}  {facts}"
         if component.overflows is not None:
             yield f"  {_overflows(component.overflows)}"
+        if component.quantized is not None:
+            yield f"  {component.quantized} layers in 8 bits, the others in fp32"
     if any(v.precision == "fp16" for c in m.components.values() for v in c.variants):
         yield "fp16        halves the disk; on the CPU it saves no time: ONNX Runtime computes in fp32 there"
     yield from _certificate(m.certificate)

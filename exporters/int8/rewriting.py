@@ -1,6 +1,6 @@
 """QuantizeLinear and DequantizeLinear around chosen layers: the form from which every runtime makes its own kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +36,8 @@ def quantize(model: ir.Model, ranges: Mapping[str, Range]) -> int:
             scales[weight] = value(scaled(str(weight.name)), FLOAT, weight.shape[:1])
             model.graph.initializers[scaled(str(weight.name))] = scales[weight]
             weight.type = ir.TensorType(INT8)
+        for moved in between(own, weight):
+            moved.type = ir.TensorType(INT8)
         whole = ir.node("DequantizeLinear", [own, part(layer, scales[weight])], {"axis": layer.scale_axis})
         whole.outputs[0].type, whole.outputs[0].shape = ir.TensorType(FLOAT), own.shape
         model.graph.insert_before(node, whole)
@@ -53,16 +55,22 @@ def quantize(model: ir.Model, ranges: Mapping[str, Range]) -> int:
 
 def part(layer: Layer, scales: ir.Value) -> ir.Value:
     """Of the scales, those of the part of the weight that a layer takes."""
-    taken = layer.node.inputs[1]
-    while taken is not None and taken is not layer.weight:
-        node = taken.producer()
-        assert node is not None and layer.node.graph is not None
+    for taken in between(layer.node.inputs[1], layer.weight):
+        node, graph = taken.producer(), layer.node.graph
+        assert node is not None and graph is not None
         if node.op_type == "Split":
             parts = ir.node("Split", [scales, *node.inputs[1:]], dict(node.attributes), num_outputs=len(node.outputs))
-            layer.node.graph.insert_before(layer.node, parts)
+            graph.insert_before(layer.node, parts)
             return parts.outputs[node.outputs.index(taken)]
-        taken = node.inputs[0]
     return scales
+
+
+def between(own: ir.Value | None, weight: ir.Value) -> Iterator[ir.Value]:
+    """What a node's weight is on the way from the checkpoint's: transposed, a part."""
+    while own is not None and own is not weight:
+        yield own
+        node = own.producer()
+        own = node.inputs[0] if node is not None else None
 
 
 def through(node: ir.Node, x: ir.Value, ends: tuple[float, float], after: bool = False) -> ir.Value:
