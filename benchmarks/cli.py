@@ -1,0 +1,143 @@
+"""The command line of the benchmarks."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from benchmarks import rows
+from benchmarks.suites import SUITES
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Measure diffrt beside diffusers and every other way to run the same model.
+
+    \b
+    A minute, on the model inside the package:
+      python -m benchmarks run smoke --out runs.jsonl
+      python -m benchmarks report runs.jsonl --out report    then open report/index.html
+    Full size; the plan is printed first, and rows are written as they come:
+      python -m benchmarks run cpu --out runs.jsonl
+      python -m benchmarks run cpu --out runs.jsonl --only denoiser --only diffrt,compile
+      python -m benchmarks run cpu --out runs.jsonl --all --only 1024 --resume
+
+    Contenders take turns with the baseline, eager diffusers in fp32, in processes of their own, on the same weights and
+    inputs. One that is not installed is named in the report and fails nothing: pip install '.[bench]' has them all.
+    Close other programs first: figures are of the whole machine.
+    """
+
+
+def suites_help() -> str:
+    return "\n".join(f"  {name:12}{suite.about}" for name, suite in SUITES.items())
+
+
+@main.command(help=f"Measure SUITE and append a row for each contender to a file.\n\n\b\n{suites_help()}")
+@click.argument("suite", type=click.Choice(list(SUITES)), metavar="SUITE")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="RUNS.jsonl")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="TEXT",
+    help="Only what has TEXT in suite/case/stage/contender; a comma stands for or, a second --only for and.",
+)
+@click.option("--rounds", type=click.IntRange(1), help="Runs of each, in place of the suite's own number.")
+@click.option("--all", "everything", is_flag=True, help="Also what takes long.")
+@click.option("--resume", is_flag=True, help="Leave out what the file has as measured.")
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("benchmarks/work"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Keeps checkpoints and exported graphs from run to run: up to 12 GB for SD 1.5, 40 GB for XL.",
+)
+@click.option("--plan", "plan_only", is_flag=True, help="Print the plan and stop.")
+def run(
+    suite: str,
+    out: Path,
+    only: tuple[str, ...],
+    rounds: int | None,
+    everything: bool,
+    resume: bool,
+    work: Path,
+    plan_only: bool,
+) -> None:
+    from benchmarks.harness import Stand, setting
+    from benchmarks.plan import planned, with_rounds
+
+    record = SUITES[suite]
+    line = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    done = {row.key for row in rows.read(out) if row.status == "measured"} if resume and out.exists() else set()
+    if not record.entries:
+        click.echo(f"{suite}: {record.about}; about {record.minutes:.0f} min")
+        if not plan_only:
+            module = __import__(f"benchmarks.{suite}_suite", fromlist=["run"])
+            save(out, module.run(setting(suite, work, line, rated=False), only, rounds, done))
+        return
+    plan = with_rounds(planned(suite, record.entries, only, everything), rounds)
+    if not plan:
+        raise click.UsageError(f"nothing in {suite} has {' and '.join(only)}" + ("" if everything else "; try --all"))
+    for each in plan:
+        names = ", ".join(contender.name for contender in each.contenders)
+        click.echo(
+            f"{each.entry.case.name:14}{each.entry.stage:10}{each.seconds() / 60:6.1f} min  {each.entry.baseline} and {names}"
+        )
+    total = sum(each.seconds() for each in plan) / 60
+    click.echo(f"about {total:.0f} min on two cores with AMX, weights and exports that are not there yet apart")
+    if plan_only:
+        return
+    common = setting(suite, work, line, rated=True)
+    click.echo(
+        "rates: "
+        + ", ".join(
+            f"{name} {rate / 1e9:.0f} G{'B' if name == 'bandwidth' else 'FLOP'}/s"
+            for name, rate in common.rates.items()
+        )
+    )
+
+    def all_rows() -> Iterator[rows.Row]:
+        for each in plan:
+            stand = Stand(common, each)
+            case, stage = each.entry.case.name, each.entry.stage
+            yield from stand.rows(lambda name, case=case, stage=stage: (suite, case, stage, name) not in done)  # type: ignore[misc]
+
+    save(out, all_rows(), sum(len(each.contenders) for each in plan))
+
+
+def save(out: Path, made: Iterator[rows.Row], total: int | None = None) -> None:
+    """Append rows as they come, and say what they are."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=total, unit="contender", disable=None) as bar:
+        for row in made:
+            rows.append(out, row)
+            if row.ratio != 1.0:
+                bar.update()
+                tqdm.write(one_line(row))
+
+
+def one_line(row: rows.Row) -> str:
+    name = f"{row.case:22} {row.stage:14} {row.contender:26}"
+    if row.status != "measured":
+        return f"{name} {row.status}: {row.reason}"
+    if row.median_seconds is None:
+        return f"{name} {(row.disk_bytes or 0) / 1e6:9.1f} MB"
+    ratio = f"{row.ratio:6.2f}x" if row.ratio else ""
+    memory = f"{row.peak_bytes / 1e9:6.2f} GB" if row.peak_bytes else ""
+    return f"{name} {row.median_seconds:10.4f} s {ratio} {memory}"
+
+
+@main.command()
+@click.argument("runs", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="RUNS.jsonl")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="FOLDER")
+def report(runs: Path, out: Path) -> None:
+    """Write index.html, report.md and plots from the newest row of each contender in RUNS.jsonl.
+
+    The page is one file and opens without a network.
+    """
+    from benchmarks.report import write
+
+    click.echo(write(rows.newest(rows.read(runs)), out))
