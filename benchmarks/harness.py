@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks import bound, machine
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender
-from benchmarks.models import Job, prepare
+from benchmarks.models import prepare
 from benchmarks.plan import LEAST_SECONDS, MOST_ROUNDS, Planned, job
 from benchmarks.processes import Failed, NotMeasured, Remote, command
 from benchmarks.rows import Row
