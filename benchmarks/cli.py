@@ -83,9 +83,8 @@ def run(
         raise click.UsageError(f"nothing in {suite} has {' and '.join(only)}" + ("" if everything else "; try --all"))
     for each in plan:
         names = ", ".join(contender.name for contender in each.contenders)
-        click.echo(
-            f"{each.entry.case.name:14}{each.entry.stage:10}{each.seconds() / 60:6.1f} min  {each.entry.baseline} and {names}"
-        )
+        what, minutes = f"{each.entry.case.name:14}{each.entry.stage:10}", each.seconds() / 60
+        click.echo(f"{what}{minutes:6.1f} min  {each.entry.baseline} and {names}")
     total = sum(each.seconds() for each in plan) / 60
     click.echo(f"about {total:.0f} min on two cores with AMX, weights and exports that are not there yet apart")
     if plan_only:

@@ -1,5 +1,5 @@
-"""What an export costs: Stable Diffusion 1.5's shapes at full size, text encoder, UNet and decoder (diffrt's export also
-has the encoder, in two forms each). Once each: an export takes minutes, and nothing is warm in a user's first one either.
+"""What an export costs: Stable Diffusion 1.5's shapes at full size: text encoder, UNet and decoder. diffrt's export
+also has the encoder, and its graphs in several forms. Once each: nothing is warm in a user's first export either.
 """
 
 import importlib.util
@@ -10,9 +10,9 @@ from typing import Any
 
 from benchmarks.contenders.base import DIFFUSERS, PIP
 from benchmarks.harness import Setting
-from benchmarks.models import MODELS, Job, prepare
+from benchmarks.models import MODELS, Job
 from benchmarks.plan import matches
-from benchmarks.processes import Failed, command
+from benchmarks.processes import Failed, command, write_checkpoint
 from benchmarks.rows import Row
 
 CASE, STAGE = "sd15", "export"
@@ -38,7 +38,7 @@ CONTENDERS: dict[str, tuple[str, Commands]] = {
 
 def run(setting: Setting, only: Sequence[str], rounds: int | None, done: Collection[tuple[str, ...]]) -> Iterator[Row]:
     model = MODELS[CASE]
-    prepare(Job(CASE, "denoiser", 512, 512, 1, 20, 7.5, str(setting.work)), None, setting.log)
+    write_checkpoint(Job(CASE, "denoiser", 512, 512, 1, 20, 7.5, str(setting.work)), setting.log)
     checkpoint, target = model.checkpoint(setting.work).resolve(), setting.work / "export"
     baseline: float | None = None
     for name, (runtime, commands) in CONTENDERS.items():

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from benchmarks import bound, machine
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender
-from benchmarks.models import prepare
 from benchmarks.plan import LEAST_SECONDS, MOST_ROUNDS, Planned, job
-from benchmarks.processes import Failed, NotMeasured, Remote, command
+from benchmarks.processes import Failed, NotMeasured, Remote, command, write_checkpoint
 from benchmarks.rows import Row
 
 HEADROOM = 1.4, 2e9  # of a contender's memory: times its weights, and bytes besides
@@ -47,7 +46,12 @@ class Setting:
 
     def row(self, case: str, stage: str, contender: str, **fields: Any) -> Row:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        common = {"versions": self.versions, "machine": self.machine, "command": self.command, "date": now}
+        common: dict[str, Any] = {
+            "versions": self.versions,
+            "machine": self.machine,
+            "command": self.command,
+            "date": now,
+        }
         return Row(self.suite, case, stage, contender, **common, **fields)
 
 
@@ -120,10 +124,10 @@ class Stand:
         if not todo:
             return
         try:
-            prepare(self.job, None, self.setting.log)
+            write_checkpoint(self.job, self.setting.log)
             self.work = self.counted()
             self.open()
-        except (Failed, RuntimeError) as error:  # nobody to compare with
+        except (Failed, OSError) as error:  # nobody to compare with
             for each in (self.record, *todo):
                 yield self.absent(each, absence(each, error))
             return
@@ -153,8 +157,8 @@ class Stand:
             return self.absent(contender, ("missing", f"pip install {' '.join(missing)}"))
         remote = None
         try:
-            if contender.bundle:
-                prepare(self.job, contender.bundle, self.setting.log)
+            if contender.prepare:
+                contender.prepare(contender, self.job, self.setting.log)
             together = self.room(contender)
             baseline = self.samples
             if not together:
@@ -174,7 +178,7 @@ class Stand:
                 own = remote.run(rounds)
             peak = remote.peak()
             return self.measured(contender, remote, own, baseline, first, peak, together, error)
-        except (Failed, RuntimeError, OSError) as error:
+        except (Failed, OSError) as error:
             return self.absent(contender, absence(contender, error))
         finally:
             if remote:

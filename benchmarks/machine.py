@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,18 @@ def torch_rates(device: str) -> dict[str, float]:
     import torch
 
     def finished(call: Callable[[], Any]) -> Callable[[], Any]:
-        return (lambda: (call(), torch.cuda.synchronize())) if device == "cuda" else call
+        def on_gpu() -> None:
+            call()
+            torch.cuda.synchronize()
+
+        return on_gpu if device == "cuda" else call
 
     found = {}
     for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
         if name == "fp16" and device == "cpu":
             continue  # no runtime here computes in it
         a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
-        found[name] = 2 * SIDE**3 / best(finished(lambda a=a, b=b: a @ b))
+        found[name] = 2 * SIDE**3 / best(finished(partial(torch.matmul, a, b)))
     x = torch.ones(1 << 28, device=device)  # 1 GB
     found["bandwidth"] = x.numel() * 4 / best(finished(x.sum))
     return found

@@ -1,8 +1,6 @@
 """The models that are measured, and where their checkpoint, bundles and plain graphs lie. Made on first use, kept in
 the work folder."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,25 +114,3 @@ def parameters(checkpoint: Path, part: str) -> int:
     tensors = {name: entry for header in headers for name, entry in header.items()}
     wanted = ("decoder.", "post_quant_conv.") if part == "vae" else ("",)
     return sum(int(np.prod(entry.shape)) for name, entry in tensors.items() if name.startswith(wanted))
-
-
-def prepare(job: Job, precision: str | None, log: Path) -> None:
-    """Write what is not there yet: the checkpoint and, for a precision, the bundle. RuntimeError with the last line of
-    the command that failed."""
-    model, work = job.of, job.folder
-    if model.shipped:
-        return
-    if not model.checkpoint(work).exists():
-        made(log, "-m", "benchmarks.checkpoints", model.name, str(model.checkpoint(work)))
-    if precision is not None and not model.bundle(work, precision).exists():
-        command = ("-m", "diffrt", "export", str(model.checkpoint(work)), str(model.bundle(work, precision)))
-        made(log, *command, "--precision", precision, "--no-verify")
-
-
-def made(log: Path, *command: str) -> None:
-    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with log.open("a") as out:
-        out.write(f"$ python {' '.join(command)}\n{done.stdout}\n")
-    if done.returncode:
-        lines = done.stdout.strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"{command[1]} ended with {done.returncode}")

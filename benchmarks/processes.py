@@ -113,7 +113,7 @@ class Remote:
 
 
 def command(*arguments: str, threads: int | None = None, log: Path | None = None) -> tuple[str, float, int]:
-    """Run python with these arguments: (what it printed, seconds, bytes of its largest process). Failed where it fails."""
+    """Run python with these arguments: (what it printed, seconds, bytes of its largest process). Raises Failed."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen([sys.executable, *arguments], stdout=out, stderr=errors, env=environment(threads))
@@ -130,3 +130,9 @@ def command(*arguments: str, threads: int | None = None, log: Path | None = None
         lines = (messages.strip() or printed.strip()).splitlines() or [f"ended with {process.returncode}"]
         raise Failed(lines[-1][:300])
     return printed, seconds, usage.ru_maxrss * 1024
+
+
+def write_checkpoint(job: Job, log: Path) -> None:
+    """Where it is not there yet: gigabytes of random weights."""
+    if not job.checkpoint.exists():
+        command("-m", "benchmarks.checkpoints", job.model, str(job.checkpoint), log=log)

@@ -30,29 +30,30 @@ WHO = {"diffusers": "diffusers", "diffrt": "diffrt"}  # contender -> runtime
 
 
 def run(setting: Setting, only: Sequence[str], rounds: int | None, done: Collection[tuple[str, ...]]) -> Iterator[Row]:
+    names = []
     for name in SCHEDULERS:
         keys = [(setting.suite, case(shape), name, who) for shape in SHAPES for who in WHO]
-        if not any(matches("/".join(key), only) for key in keys) or set(keys) <= set(done):
-            continue
-        try:
-            arguments = ("-m", __name__, str(rounds or REPEATS), name)
-            printed, _, _ = command(*arguments, threads=1, log=setting.log)
-        except Failed as error:
-            for _, each, _, who in keys:
-                yield row(setting, each, name, who, status="failed", reason=str(error))
-            continue
-        for line in printed.splitlines():
-            found = json.loads(line)
-            theirs = spread(found["diffusers"])["median_seconds"] if found["diffusers"] else None
-            for who in WHO:
-                if not found[who]:
-                    why = "20 steps of its default config are not for it, or its step takes other arguments"
-                    yield row(setting, found["case"], name, who, status="not measured", reason=why)
-                    continue
-                times = spread(found[who])
-                ratio = theirs / times["median_seconds"] if theirs else None
-                more = {"baseline_seconds": theirs, "ratio": ratio, "shapes": {"x": found["shape"]}}
-                yield row(setting, found["case"], name, who, status="measured", **times, **more)
+        if any(matches("/".join(key), only) for key in keys) and not set(keys) <= set(done):
+            names.append(name)
+    try:
+        printed, _, _ = command("-m", __name__, str(rounds or REPEATS), *names, threads=1, log=setting.log)
+    except Failed as error:
+        for name in names:
+            for shape in SHAPES:
+                yield row(setting, case(shape), name, "diffrt", status="failed", reason=str(error))
+        return
+    for line in printed.splitlines():
+        found = json.loads(line)
+        theirs = spread(found["diffusers"])["median_seconds"] if found["diffusers"] else None
+        for who in WHO:
+            if not found[who]:
+                why = "20 steps of its default config are not for it, or its step takes other arguments"
+                yield row(setting, found["case"], found["name"], who, status="not measured", reason=why)
+                continue
+            times = spread(found[who])
+            ratio = theirs / times["median_seconds"] if theirs else None
+            more = {"baseline_seconds": theirs, "ratio": ratio, "shapes": {"x": found["shape"]}}
+            yield row(setting, found["case"], found["name"], who, status="measured", **times, **more)
 
 
 def row(setting: Setting, case: str, name: str, who: str, **fields: Any) -> Row:
@@ -120,7 +121,7 @@ def measure(name: str, shape: tuple[int, ...], repeats: int) -> dict[str, Any]:
             theirs += their_steps(name, x, m, z) if plain(name) else []
     except (ValueError, TypeError, IndexError):
         pass  # 20 steps of the default config are not for this class on one of the sides
-    return {"case": case(shape), "shape": shape, "diffrt": ours, "diffusers": theirs}
+    return {"name": name, "case": case(shape), "shape": shape, "diffrt": ours, "diffusers": theirs}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ SDXL = Case("sdxl", 1024, 1024)
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage of a case: the baseline takes turns with each contender, `rounds` times or more where runs are short."""
+    """One stage of a case: the baseline takes turns with each contender, `rounds` times, or more if runs are short."""
 
     case: Case
     stage: str  # text, denoiser (one guided evaluation), vae (decoding) or picture (prompt to uint8)

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks.models import Call, Job
@@ -28,6 +29,7 @@ class Contender:
     provider: str  # where it runs
     needs: tuple[str, ...]  # modules
     load: Callable[["Contender", Job], Call]  # in the worker. Raises NotHere
+    prepare: Callable[["Contender", Job, Path], None] | None = None  # writes files that last; the path is the log's
     options: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[str, ...] = STAGES
     bundle: str | None = None  # the precision of the diffrt bundle that it reads

@@ -94,7 +94,7 @@ def picture(finish: Finish, job: Job) -> Call:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     scheduler = read_json(job.checkpoint / "scheduler" / "scheduler_config.json")
-    pipe = StableDiffusionPipeline(
+    pipe: Any = StableDiffusionPipeline(
         text_encoder=finish.read(CLIPTextModel, job, "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(str(job.checkpoint / "tokenizer")),
         unet=finish.compiled(finish.read(UNet2DConditionModel, job, "unet")),
@@ -124,14 +124,14 @@ def picture(finish: Finish, job: Job) -> Call:
 
 
 STAGES = {"text": text, "denoiser": denoiser, "vae": vae, "picture": picture}
-CL = {"channels_last": True}
+CL: dict[str, Any] = {"channels_last": True}
 
 
 def eager(
     name: str, precision: str, speed: float, provider: str = "cpu", start: float = 8, **options: Any
 ) -> Contender:
     runtime = "torch.compile" if options.get("compile") else "diffusers"
-    return Contender(name, runtime, precision, provider, DIFFUSERS, load, options, speed=speed, start=start)
+    return Contender(name, runtime, precision, provider, DIFFUSERS, load, options=options, speed=speed, start=start)
 
 
 CONTENDERS = (

@@ -55,7 +55,7 @@ def load(contender: Contender, job: Job) -> Call:
     model.params.clear()
 
     @jax.jit
-    def evaluate(p, x, t, words):  # type: ignore[no-untyped-def]
+    def evaluate(p, x, t, words):
         return partial(unet, networks.unet)(lookup(p), x.astype(dtype), t, words.astype(dtype)).astype(jnp.float32)
 
     def denoiser(a: Arrays) -> Arrays:

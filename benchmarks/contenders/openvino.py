@@ -3,7 +3,7 @@
 import os
 
 from benchmarks.contenders.base import Contender
-from benchmarks.contenders.plain_onnx import GRAPHS, NEEDS, exported, renamed
+from benchmarks.contenders.plain_onnx import GRAPHS, NEEDS, graph, renamed, write_graph
 from benchmarks.models import Call, Job
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -12,7 +12,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 def load(contender: Contender, job: Job) -> Call:
     import openvino
 
-    file = exported(job)
+    file = graph(job)
     core = openvino.Core()
     threads = len(os.sched_getaffinity(0))
     options = {"INFERENCE_PRECISION_HINT": HINTS[contender.precision], "INFERENCE_NUM_THREADS": threads}
@@ -21,8 +21,9 @@ def load(contender: Contender, job: Job) -> Call:
     return lambda a: {"out": model(renamed(job, a, names))[0].copy()}
 
 
-OPENVINO = (*NEEDS, "openvino")
-CONTENDERS = (
-    Contender("openvino-fp32", "OpenVINO", "fp32", "cpu", OPENVINO, load, stages=GRAPHS, speed=1.1, start=15),
-    Contender("openvino-bf16", "OpenVINO", "bf16", "cpu", OPENVINO, load, stages=GRAPHS, speed=3.5, start=15),
-)
+def contender(precision: str, speed: float) -> Contender:
+    name, needs = f"openvino-{precision}", (*NEEDS, "openvino")
+    return Contender(name, "OpenVINO", precision, "cpu", needs, load, write_graph, stages=GRAPHS, speed=speed, start=15)
+
+
+CONTENDERS = contender("fp32", 1.1), contender("bf16", 3.5)

@@ -1,12 +1,12 @@
 """What other exporters give: diffusers' module through torch.onnx.export as it stands, in ONNX Runtime as it stands."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.base import DIFFUSERS, Contender, NotHere
 from benchmarks.models import PARTS, Arrays, Call, Job
+from benchmarks.processes import command
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -17,7 +17,7 @@ def load(contender: Contender, job: Job) -> Call:
     wanted = PROVIDERS[contender.provider]
     if wanted not in ort.get_available_providers():
         raise NotHere(f"this onnxruntime has no {wanted}")
-    session = ort.InferenceSession(str(exported(job)), providers=[wanted])
+    session = ort.InferenceSession(str(graph(job)), providers=[wanted])
     names = [each.name for each in session.get_inputs()]
     return lambda a: {"out": session.run(None, renamed(job, a, names))[0]}
 
@@ -30,16 +30,17 @@ def renamed(job: Job, arrays: Arrays, names: list[str]) -> Arrays:
     return dict(zip(names, values, strict=True))
 
 
-def exported(job: Job) -> Path:
-    """The graph, made where it is not there yet. In another process: it takes some times the weights' memory."""
+def graph(job: Job) -> Path:
     (part,) = PARTS[job.stage]
-    file = job.of.plain(job.folder, part)
+    return job.of.plain(job.folder, part)
+
+
+def write_graph(contender: Contender, job: Job, log: Path) -> None:
+    """Where it is not there yet."""
+    file = graph(job)
     if not file.exists():
-        command = [sys.executable, "-m", "benchmarks.contenders.plain_onnx", str(job.checkpoint), part, str(file)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            raise RuntimeError(f"torch.onnx.export: {(done.stdout.strip().splitlines() or ['no output'])[-1]}")
-    return file
+        (part,) = PARTS[job.stage]
+        command("-m", "benchmarks.contenders.plain_onnx", str(job.checkpoint), part, str(file), log=log)
 
 
 def export(checkpoint: Path, part: str, file: Path) -> None:
@@ -48,7 +49,7 @@ def export(checkpoint: Path, part: str, file: Path) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    classes = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    classes: dict[str, Any] = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
     fp16 = any(".fp16." in each.name for each in (checkpoint / part).glob("*.safetensors"))
     module = classes[part].from_pretrained(str(checkpoint / part), variant="fp16" if fp16 else None).float().eval()
     auto, config = torch.export.Dim.AUTO, module.config
@@ -93,11 +94,12 @@ def Plain(module: Any, part: str) -> Any:
     return {"text_encoder": Text, "unet": UNet, "vae": Decoder}[part]().eval()
 
 
+NAME = "ONNX Runtime"
 NEEDS = (*DIFFUSERS, "onnx", "onnxscript", "onnxruntime")
 GRAPHS = ("text", "denoiser", "vae")  # there is no pipeline around them
 CONTENDERS = (
-    Contender("plain-onnx", "ONNX Runtime", "fp32", "cpu", NEEDS, load, stages=GRAPHS, speed=0.55, start=90),
-    Contender("cuda-plain-onnx", "ONNX Runtime", "fp32", "cuda", NEEDS, load, stages=GRAPHS, start=90),
+    Contender("plain-onnx", NAME, "fp32", "cpu", NEEDS, load, write_graph, stages=GRAPHS, speed=0.55, start=90),
+    Contender("cuda-plain-onnx", NAME, "fp32", "cuda", NEEDS, load, write_graph, stages=GRAPHS, start=90),
 )
 
 if __name__ == "__main__":

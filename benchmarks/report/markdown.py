@@ -7,7 +7,7 @@ from benchmarks.report.tables import SUITES, Section
 from benchmarks.rows import Row
 
 
-def text(sections: Sequence[Section], drawn: Mapping[str, Mapping[str, str]], rows: Sequence[Row]) -> str:
+def text(sections: Sequence[Section], drawn: Mapping[str, str], rows: Sequence[Row]) -> str:
     lines = [f"# {words.TITLE}", "", words.dates(rows), "", *(f"- {line}" for line in words.machines(rows))]
     if rates := words.rates(rows):
         lines.append(f"- matrix products of 4096: {rates}")
@@ -19,7 +19,7 @@ def text(sections: Sequence[Section], drawn: Mapping[str, Mapping[str, str]], ro
             lines += [f"## {SUITES[suite]}", ""]
         lines += [f"### {section.title}", ""] if section.case else []
         lines += [line for each in (words.verdict(section), words.work(section)) if each for line in (each, "")]
-        lines += [f"![{kind}]({section.name}-{kind}.png)" for kind in drawn[section.name]] + [""]
+        lines += [f"![{section.title}]({section.name}.png)", ""] if drawn[section.name] else []
         if section.measured:
             lines += [line([c.title for c in section.columns]), line(["---"] * len(section.columns))]
             lines += [line([c.cell(row) for c in section.columns]) for row in section.measured]

@@ -10,11 +10,14 @@ from benchmarks.rows import Row
 
 STYLE = """
 :root { --ink: #22272e; --soft: #5b6770; --line: #e3e6ea; --ours: #fdf0ec; --accent: #c8431d; }
-body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 1080px; margin: 2.5rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.9rem; margin-bottom: .2rem } h2 { margin-top: 3rem; border-bottom: 2px solid var(--line); padding-bottom: .3rem }
+body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink);
+  max-width: 1120px; margin: 2.5rem auto; padding: 0 1.2rem }
+h1 { font-size: 1.9rem; margin-bottom: .2rem }
+h2 { margin-top: 3rem; border-bottom: 2px solid var(--line); padding-bottom: .3rem }
 h3 { margin: 2.2rem 0 .3rem } .soft { color: var(--soft) } .verdict { font-weight: 600 }
-.table { overflow-x: auto } table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+.table { overflow-x: auto }
+table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom } th:first-child, td:first-child { text-align: left }
 td.wide { white-space: normal; text-align: left; min-width: 20rem }
 tr.ours td { background: var(--ours) } tr.ours td:first-child { color: var(--accent); font-weight: 600 }
@@ -24,7 +27,7 @@ nav a { margin-right: 1.1rem; color: var(--accent); text-decoration: none }
 """
 
 
-def text(sections: Sequence[Section], drawn: Mapping[str, Mapping[str, str]], rows: Sequence[Row]) -> str:
+def text(sections: Sequence[Section], drawn: Mapping[str, str], rows: Sequence[Row]) -> str:
     suites = list(dict.fromkeys(section.suite for section in sections))
     body = [f"<h1>{escape(words.TITLE)}</h1>", f'<p class="soft">{words.dates(rows)}</p>']
     body.append("<nav>" + "".join(f'<a href="#{s}">{escape(SUITES[s])}</a>' for s in suites) + "</nav>")
@@ -37,17 +40,18 @@ def text(sections: Sequence[Section], drawn: Mapping[str, Mapping[str, str]], ro
             body += part(section, drawn[section.name])
     body += ["<h2>How it was measured</h2>", f"<p>{escape(words.versions(rows))}</p>"]
     body.append(f"<pre>{escape(chr(10).join(words.commands(rows)))}</pre>")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(words.TITLE)}</title>'
-    return f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += f"<title>{escape(words.TITLE)}</title><style>{STYLE}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
 
 
-def part(section: Section, drawn: Mapping[str, str]) -> list[str]:
+def part(section: Section, drawn: str) -> list[str]:
     body = [f"<h3>{escape(section.title)}</h3>"] if section.case else []
     if verdict := words.verdict(section):
         body.append(f'<p class="verdict">{escape(verdict)}</p>')
     if work := words.work(section):
         body.append(f'<p class="soft">{escape(work)}</p>')
-    body += drawn.values()
+    body.append(drawn)
     if section.measured:
         head = "".join(f'<th title="{escape(c.about)}">{escape(c.title)}</th>' for c in section.columns)
         lines = "".join(line(section, row) for row in section.measured)
@@ -60,5 +64,5 @@ def part(section: Section, drawn: Mapping[str, str]) -> list[str]:
 def line(section: Section, row: Row) -> str:
     ours = row.runtime.startswith("diffrt") and section.suite != "schedulers"
     kind = "ours" if ours else "baseline" if row.ratio == 1.0 else ""
-    cells = (f'<td class="{"wide" if c.title == "of which" else ""}">{escape(c.cell(row))}</td>' for c in section.columns)
+    cells = (f"<td{' class=wide' * c.wide}>{escape(c.cell(row))}</td>" for c in section.columns)
     return f'<tr class="{kind}">{"".join(cells)}</tr>'

@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 from benchmarks.report.tables import GB, Section, figures
 from benchmarks.rows import Row
 
+SECONDS = "seconds, less is better"
 OURS, BASELINE, OTHERS, MARK, INK = "#e4572e", "#5b6770", "#a9b4c2", "#14213d", "#333333"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "svg.fonttype": "path",
@@ -27,50 +28,57 @@ STYLE: dict[str, Any] = {
 }
 
 
-def draw(section: Section, folder: Path) -> dict[str, str]:
-    """"seconds", "memory" or "disk" -> SVG. The PNG of each lies in the folder as NAME-seconds.png."""
-    drawn = {}
-    if section.suite == "schedulers":
-        return {}
-    values = {
-        "seconds": [row.median_seconds for row in section.measured],
-        "memory": [row.peak_bytes and row.peak_bytes / GB for row in section.measured],
-        "disk": [row.disk_bytes and row.disk_bytes / GB for row in section.measured],
-    }
-    units = {"seconds": "seconds, less is better", "memory": "peak memory, GB", "disk": "disk, GB"}
-    for kind, each in values.items():
-        shown = [(row, value) for row, value in zip(section.measured, each, strict=True) if value is not None]
-        if len(shown) > 1:
-            drawn[kind] = bars(shown, units[kind], kind == "seconds", folder / f"{section.name}-{kind}.png")
-    return drawn
-
-
-def bars(shown: Sequence[tuple[Row, float]], unit: str, bound: bool, png: Path) -> str:
+def draw(section: Section, folder: Path) -> str:
+    """SVG, or nothing where there is nothing to compare. The PNG lies in the folder as NAME.png."""
+    rows = section.measured
+    if section.suite == "schedulers" or len(rows) < 2:
+        return ""
+    panels = [(unit, values) for unit, values in figures_of(rows) if any(values)]
     with plt.rc_context(STYLE):
-        fig, ax = plt.subplots(figsize=(8.4, 0.7 + 0.34 * len(shown)), layout="constrained")
-        names = [row.contender for row, _ in shown]
-        values = [value for _, value in shown]
-        ax.barh(names, values, color=[colour(row) for row, _ in shown], height=0.68, zorder=2)
-        top = max(values)
-        for i, (row, value) in enumerate(shown):
-            times = f"   {row.ratio:.2f}x" if bound and row.ratio and row.ratio != 1.0 else ""
-            ax.text(value + 0.012 * top, i, figures(value) + times if value >= 0.1 else f"{value:.2g}{times}", va="center")
-            if bound and row.bound_seconds is not None:
-                ax.plot([row.bound_seconds] * 2, [i - 0.34, i + 0.34], color=MARK, linewidth=2.2, zorder=3)
-        if bound and any(row.bound_seconds is not None for row, _ in shown):
-            ax.plot([], [], color=MARK, linewidth=2.2, label="bound in its arithmetic")
-            ax.legend(loc="lower right", frameon=False)
-        ax.invert_yaxis()
-        ax.set_xlim(0, 1.2 * top)
-        ax.set_xlabel(unit)
-        ax.grid(axis="x", color="#e8e8e8", zorder=0)
-        ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.tick_params(length=0)
-        fig.savefig(png, dpi=150, facecolor="white")
+        ratios = [2.2 if i == 0 else 1.0 for i in range(len(panels))]
+        fig, axes = plt.subplots(
+            1, len(panels), figsize=(11.2, 1.0 + 0.34 * len(rows)), layout="constrained", squeeze=False, sharey=True,
+            width_ratios=ratios,
+        )  # fmt: skip
+        for i, (ax, (unit, values)) in enumerate(zip(axes[0], panels, strict=True)):
+            bars(ax, rows, values, unit, with_bound=unit == SECONDS)
+            ax.tick_params(labelleft=i == 0)
+        axes[0][0].set_yticks(range(len(rows)), [row.contender for row in rows])
+        axes[0][0].invert_yaxis()
+        if any(row.bound_seconds is not None for row in rows):
+            handle = plt.Line2D([], [], color=MARK, linewidth=2.2, label="bound of its arithmetic on this machine")
+            fig.legend(handles=[handle], loc="outside upper left", frameon=False)
+        fig.savefig(folder / f"{section.name}.png", dpi=150, facecolor="white")
         out = io.StringIO()
         fig.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         plt.close(fig)
     return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def figures_of(rows: Sequence[Row]) -> list[tuple[str, list[float]]]:
+    """What there is to draw: axis label, and a value for each row, 0 where there is none."""
+    return [
+        (SECONDS, [row.median_seconds or 0 for row in rows]),
+        ("peak memory, GB", [(row.peak_bytes or 0) / GB for row in rows]),
+        ("GPU memory, GB", [(row.vram_bytes or 0) / GB for row in rows]),
+        ("disk, GB", [(row.disk_bytes or 0) / GB for row in rows]),
+    ]
+
+
+def bars(ax: Any, rows: Sequence[Row], values: Sequence[float], label: str, with_bound: bool) -> None:
+    top = max(values)
+    ax.barh(range(len(rows)), values, color=[colour(row) for row in rows], height=0.68, zorder=2)
+    for i, (row, value) in enumerate(zip(rows, values, strict=True)):
+        if value:
+            times = f"   {row.ratio:.2f}x" if with_bound and row.ratio and row.ratio != 1.0 else ""
+            ax.text(value + 0.015 * top, i, (figures(value) if value >= 0.1 else f"{value:.2g}") + times, va="center")
+        if with_bound and row.bound_seconds is not None:
+            ax.plot([row.bound_seconds] * 2, [i - 0.34, i + 0.34], color=MARK, linewidth=2.2, zorder=3)
+    ax.set_xlim(0, 1.25 * top)
+    ax.set_xlabel(label)
+    ax.grid(axis="x", color="#e8e8e8", zorder=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(length=0)
 
 
 def colour(row: Row) -> str:

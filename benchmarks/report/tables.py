@@ -7,9 +7,9 @@ from benchmarks.rows import Row
 
 GB = 1e9
 TITLES = {
-    "text": "Text encoder", "denoiser": "One guided evaluation of the denoiser", "vae": "Decoder", "picture": "Whole picture",
-    "import": "Import", "first picture": "First picture, from process start to file", "install": "Size on disk of what must be installed",
-    "export": "Export",
+    "text": "Text encoder", "denoiser": "One guided evaluation of the denoiser", "vae": "Decoder",
+    "picture": "Whole picture", "import": "Import", "first picture": "First picture, from process start to file",
+    "install": "Size on disk of what must be installed", "export": "Export",
 }  # fmt: skip
 SUITES = {
     "smoke": "The default model", "cpu": "Full size on the CPU", "gpu": "On the GPU", "start": "Starting",
@@ -22,6 +22,7 @@ class Column:
     title: str
     cell: Callable[[Row], str]
     about: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def spread(row: Row) -> str:
 
 
 def between(row: Row) -> str:
-    return f"{seconds(row.min_seconds)} - {seconds(row.max_seconds)}" if row.rounds > 1 else "one run"
+    if row.rounds < 2 or row.min_seconds is None or row.max_seconds is None:
+        return "one run"
+    least, most = seconds(row.min_seconds).split(), seconds(row.max_seconds).split()
+    return f"{least[0]}-{most[0]}" if least[1] == most[1] else f"{' '.join(least)}-{' '.join(most)}"
 
 
 def ratio(row: Row) -> str:
@@ -96,23 +100,22 @@ def parts(row: Row) -> str:
 
 NAME = (
     Column("contender", lambda r: r.contender),
-    Column("runtime", lambda r: r.runtime),
-    Column("arithmetic", lambda r: r.precision),
-    Column("provider", lambda r: r.provider),
+    Column("on", lambda r: r.provider, "the provider"),
+    Column("in", lambda r: r.precision, "the arithmetic"),
 )
 TIME = (
     Column("median", spread, "of the rounds, after a warm-up"),
-    Column("min - max", between),
+    Column("min-max", between),
     Column("rounds", lambda r: str(r.rounds)),
-    Column("x baseline", ratio, "how many times as fast as the baseline in the same rounds; * not in turns"),
+    Column("speed", ratio, "how many times the baseline's, in the same rounds; * not in turns"),
 )
 RUN = (
     *NAME,
     *TIME,
     Column("load", lambda r: seconds(r.load_seconds), "fresh process to ready, imports included"),
     Column("first run", lambda r: seconds(r.first_seconds), "compiles, where the runtime compiles late"),
-    Column("peak memory", lambda r: size(r.peak_bytes), "resident, of its own process, mapped weights included"),
-    Column("GPU memory", lambda r: size(r.vram_bytes)),
+    Column("memory", lambda r: size(r.peak_bytes), "peak, resident, of its own process, mapped weights included"),
+    Column("VRAM", lambda r: size(r.vram_bytes)),
     Column("bound", lambda r: seconds(r.bound_seconds), "see below"),
     Column("of bound", lambda r: "" if r.bound_fraction is None else f"{100 * r.bound_fraction:.0f} %"),
     Column("error", error, "relative L2 distance from the baseline's output; PSNR of pictures"),
@@ -122,7 +125,7 @@ COMMAND = (
     *TIME,
     Column("peak memory", lambda r: size(r.peak_bytes), "of the largest process"),
     Column("disk", lambda r: size(r.disk_bytes)),
-    Column("of which", parts),
+    Column("of which", parts, wide=True),
 )
 SCHEDULER = (
     Column("scheduler", lambda r: r.stage),
@@ -146,7 +149,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         if suite == "schedulers":
             measured = [row for row in measured if row.contender == "diffrt"]
         else:
-            measured.sort(key=lambda row: row.median_seconds or row.disk_bytes or 0)
+            measured.sort(key=lambda row: (-(row.ratio or 0), row.median_seconds or row.disk_bytes or 0))
         columns = tuple(c for c in COLUMNS.get(suite, RUN) if any(c.cell(row) for row in measured))
         absent = tuple(row for row in group if row.status != "measured")
         made.append(Section(suite, case, stage, tuple(measured), absent, columns))

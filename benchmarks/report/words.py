@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 
-from benchmarks.report.tables import GB, Section, figures, seconds
+from benchmarks.report.tables import GB, Section, figures
 from benchmarks.rows import Row
 
 TITLE = "diffrt: benchmarks"
 HOW = (
-    "Every contender ran in a process of its own, on the same weights and inputs, in turns with the baseline: a ratio is of "
-    "medians that saw the same minutes of the same machine. What memory did not hold beside the baseline ran after it and "
-    "has a star."
+    "Every contender ran in a process of its own, on the same weights and inputs, in turns with the baseline: a speed "
+    "is a ratio of medians that saw the same minutes of the same machine. What memory did not hold beside the "
+    "baseline ran after it and has a star."
 )
 BOUND = (
-    "The bound is what the arithmetic takes at the rate of a large matrix product on this machine, or reading every weight "
-    "once, whichever is longer. It is no law: a convolution by Winograd's method does with fewer multiplications."
+    "The bound is what the arithmetic takes at the rate of a large matrix product on this machine, or reading every "
+    "weight once, whichever is longer. It is no law: a convolution by Winograd's method does with fewer "
+    "multiplications."
 )
 
 
@@ -35,7 +36,7 @@ def rates(rows: Sequence[Row]) -> str:
     found = {row.precision: row.rate for row in rows if row.rate}
     bandwidth = [row.bandwidth for row in rows if row.bandwidth]
     texts = [f"{name} {figures(rate / 1e9)} GFLOP/s" for name, rate in sorted(found.items())]
-    return ", ".join(texts + [f"memory {bandwidth[-1] / GB:.0f} GB/s"]) if texts and bandwidth else ""
+    return ", ".join([*texts, f"memory {bandwidth[-1] / GB:.0f} GB/s"]) if texts and bandwidth else ""
 
 
 def versions(rows: Sequence[Row]) -> str:
@@ -63,18 +64,22 @@ def work(section: Section) -> str:
 
 
 def verdict(section: Section) -> str:
-    """Ours beside the best of the others, win or loss."""
-    timed = [row for row in section.measured if row.median_seconds]
+    """The best of ours beside the best of the others, whichever leads. By ratios: of those that ran in turns with one
+    baseline they are the fairer measure."""
+    timed = [row for row in section.measured if row.ratio]
     ours = [row for row in timed if row.runtime.startswith("diffrt")]
     others = [row for row in timed if not row.runtime.startswith("diffrt")]
     if section.suite == "schedulers" or not ours or not others:
         return ""
-    a, b = (min(each, key=lambda row: 1 / (row.ratio or 1 / (row.median_seconds or 1))) for each in (ours, others))
-    factor = (a.ratio or 0) / (b.ratio or 1)
-    times = f"{seconds(a.median_seconds)} and {seconds(b.median_seconds)}"
-    if factor >= 1:
-        return f"{a.contender} is {factor:.2f} times as fast as the best of the others, {b.contender} ({times})."
-    return f"{a.contender} is slower than {b.contender}: {1 / factor:.2f} times its time ({times})."
+    a, b = (max(each, key=lambda row: row.ratio or 0) for each in (ours, others))
+    first, second = a.ratio or 0.0, b.ratio or 1.0
+    if b.ratio == 1.0:
+        best = ", the best of the others" if len(others) > 1 else ""
+        standing = f"{first:.2f} times as fast as" if first >= 1 else f"slower, {1 / first:.2f} times the time of"
+        return f"{a.contender} is {standing} {b.contender}{best}."
+    standing = f"{a.contender} {first:.2f}, {b.contender} {second:.2f} times as fast as the baseline"
+    leads = "leads" if first >= second else "trails"
+    return f"diffrt {leads}, {first / second:.2f} to the best of the others: {standing}."
 
 
 def absent(row: Row) -> str:
