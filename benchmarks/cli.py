@@ -67,6 +67,7 @@ def run(
     plan_only: bool,
 ) -> None:
     from benchmarks.harness import Stand, setting
+    from benchmarks.machine import versions
     from benchmarks.plan import planned, with_rounds
 
     record = SUITES[suite]
@@ -89,6 +90,8 @@ def run(
     click.echo(f"about {total:.0f} min on two cores with AMX, weights and exports that are not there yet apart")
     if plan_only:
         return
+    if "accelerate" not in versions():
+        click.echo("without accelerate diffusers holds its weights twice while it loads: pip install accelerate")
     common = setting(suite, work, line, rated=True)
     click.echo(
         "rates: "

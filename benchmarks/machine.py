@@ -15,7 +15,7 @@ from benchmarks.processes import cores
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 PACKAGES = (
     "diffrt", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino", "onnx", "onnxscript", "torch",
-    "diffusers", "transformers", "openvino", "jax", "flax",
+    "diffusers", "transformers", "accelerate", "openvino", "jax", "flax",
 )  # fmt: skip
 SIDE = 4096  # of the matrices
 COPIES = 5

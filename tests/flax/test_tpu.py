@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from benchmarks.checkpoints import SD15
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="pip install libtpu, as jax[tpu] asks")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checkpoints import write_random
+
 from .measure import measured
 
 pytestmark = pytest.mark.slow
