@@ -116,6 +116,7 @@ class Stand:
         self.samples: list[float] = []
         self.baseline: Remote | None = None
         self.loaded = self.first = 0.0
+        self.peak: Mapping[str, int | None] = {"bytes": None, "vram": None}
         self.work: bound.Work | None = None
 
     def rows(self, wanted: Callable[[str], bool]) -> Iterator[Row]:
@@ -179,6 +180,8 @@ class Stand:
             peak = remote.peak()
             return self.measured(contender, remote, own, baseline, first, peak, together, error)
         except (Failed, OSError) as error:
+            if self.baseline and not self.baseline.alive:
+                self.baseline = None  # the next contender opens it again
             return self.absent(contender, absence(contender, error))
         finally:
             if remote:

@@ -41,7 +41,7 @@ class Model:
 
 MODELS = {
     "emoji": Model("emoji", ("fp16",), shipped=True),
-    "sd15": Model("sd15", ("fp32", "int8")),
+    "sd15": Model("sd15", ("fp32", "fp16", "int8")),
     "sdxl": Model("sdxl", ("fp32", "int8")),
 }
 

@@ -60,6 +60,10 @@ class Remote:
         self.load_seconds: float = answer["seconds"]
         self.facts: dict[str, str] = answer["facts"]
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def run(self, times: int = 1, save: Path | None = None) -> list[float]:
         """Seconds of each."""
         return self._ask({"do": "run", "times": times, "save": save and str(save)}, 3600)["seconds"]

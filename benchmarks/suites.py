@@ -6,10 +6,11 @@ BASELINE = "eager-fp32"
 
 TORCH = ("eager-fp32-cl", "eager-bf16", "eager-bf16-cl", "compile-fp32", "compile-bf16")
 PLAIN = ("plain-onnx", "openvino-fp32", "openvino-bf16")
-OURS = ("diffrt-*",)  # on every provider that diffrt has, in every precision that the model has
+OURS = ("diffrt-cpu-fp32", "diffrt-cpu-int8", "diffrt-openvino-fp32")  # the precision is the weights'
+OURS_SMALL = ("diffrt-cpu-*", "diffrt-openvino-*")  # every precision that the model has
 EVERYONE = (*TORCH, *PLAIN, *OURS, "flax-fp32")
 BEST = ("eager-bf16-cl", "openvino-bf16", *OURS)
-GPU = ("cuda-compile-fp16", "cuda-plain-onnx", "diffrt-cuda-*")
+GPU = ("cuda-compile-fp16", "cuda-plain-onnx", "diffrt-cuda-fp16")
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "the default model, about a minute",
         (
-            Entry(EMOJI, "denoiser", ("eager-bf16-cl", "openvino-fp32", *OURS), 5, 0.05),
-            Entry(EMOJI, "picture", OURS, 3, 1.2),
+            Entry(EMOJI, "denoiser", ("eager-bf16-cl", "openvino-fp32", *OURS_SMALL), 5, 0.05),
+            Entry(EMOJI, "picture", OURS_SMALL, 3, 1.2),
         ),
     ),
     "cpu": Suite(
@@ -67,7 +68,7 @@ SUITES: dict[str, Suite] = {
         (
             Entry(SD15, "denoiser", EVERYONE, 3, 7.5),
             Entry(SD15, "vae", BEST, 2, 9),
-            Entry(SD15, "text", BEST, 5, 0.2),
+            Entry(SD15, "text", BEST, 5, 0.2, default=False),
             Entry(SD15, "picture", ("diffrt-auto",), 1, 165),
             Entry(SD15, "picture", ("eager-bf16-cl", *OURS), 1, 165, default=False),
             Entry(SD15, "vae", EVERYONE, 2, 9, default=False),

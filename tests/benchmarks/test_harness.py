@@ -34,6 +34,8 @@ class Fake:
         self.name, self.load_seconds, self.facts = contender, 3.0, {}
         self.log.append(f"load {contender}")
 
+    alive = True
+
     def run(self, times=1, save=None):
         self.log.append(self.name)
         if save:

@@ -16,7 +16,8 @@ pytest.importorskip("matplotlib")
 MACHINE = {"cpu": "A processor", "family": "6-1-1", "flags": ["avx2"], "cores": 2, "memory": 24e9, "system": "Linux"}
 EAGER = Row(
     "cpu", "sd15-512", "denoiser", "eager-fp32", "diffusers", "fp32", "cpu", "measured",
-    shapes={"sample": [2, 4, 64, 64]}, rounds=3, median_seconds=8.0, min_seconds=7.5, max_seconds=9.0, baseline_seconds=8.0, ratio=1.0, load_seconds=9.0,
+    shapes={"sample": [2, 4, 64, 64]}, rounds=3, median_seconds=8.0, min_seconds=7.5, max_seconds=9.0,
+    baseline_seconds=8.0, ratio=1.0, load_seconds=9.0,
     first_seconds=8.5, peak_bytes=4_200_000_000, flops=1_690_000_000_000, weight_bytes=3_440_000_000, rate=3e11,
     bandwidth=2e10, bound_seconds=5.6, bound_fraction=0.7, error=0.0, versions={"torch": "2.13.0"}, machine=MACHINE,
     command="python -m benchmarks run cpu --out runs.jsonl", date="2026-11-26T10:00:00+00:00",
