@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from benchmarks.report.tables import GB, Section, figures
+from benchmarks.report.tables import GB, Section, seconds
 from benchmarks.rows import Row
 
 SECONDS = "seconds, less is better"
@@ -71,7 +71,7 @@ def bars(ax: Any, rows: Sequence[Row], values: Sequence[float], label: str, with
     for i, (row, value) in enumerate(zip(rows, values, strict=True)):
         if value:
             times = f"   {row.ratio:.2f}x" if with_bound and row.ratio and row.ratio != 1.0 else ""
-            ax.text(value + 0.015 * top, i, (figures(value) if value >= 0.1 else f"{value:.2g}") + times, va="center")
+            ax.text(value + 0.015 * top, i, (seconds(value) if with_bound else f"{value:.2f}") + times, va="center")
         if with_bound and row.bound_seconds is not None:
             ax.plot([row.bound_seconds] * 2, [i - 0.34, i + 0.34], color=MARK, linewidth=2.2, zorder=3)
     ax.set_xlim(0, 1.25 * top)
