@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffrt
 from benchmarks.harness import Setting, spread
 from benchmarks.plan import matches
 from benchmarks.processes import REPOSITORY, Failed, command
 from benchmarks.rows import Row
+from diffrt.pipeline import BUNDLES
 
 ROUNDS = 5
 CASE = "emoji-128"
@@ -70,7 +70,7 @@ def turns(setting: Setting, stage: str, rounds: int) -> Iterator[Row]:
     runs: dict[str, list[tuple[float, int, Mapping[str, float]]]] = {who: [] for who in IMPORTS}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (str(diffrt.pipeline.BUNDLES["emoji"]), f"{folder}/picture.png") if stage == "first picture" else ()
+        arguments = (str(BUNDLES["emoji"]), f"{folder}/picture.png") if stage == "first picture" else ()
         for number in range(1 + rounds):  # the first one warms the system's file cache
             for who in IMPORTS:
                 try:

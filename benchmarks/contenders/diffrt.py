@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contenders.base import Contender, NotHere
+from benchmarks.machine import describe
 from benchmarks.models import NEGATIVE, PROMPT, TIMESTEP, Arrays, Call, Job
 from benchmarks.processes import command
 from diffrt.bundle import Bundle
@@ -19,7 +20,12 @@ from diffrt.providers import PROVIDERS, Provider
 KNOWN = tuple({**PROVIDERS, "openvino": None, "cuda": None})  # one that diffrt has not says so in its row
 PRECISIONS = {"fp32": 1.15, "fp16": 1.1, "int8": 2.2}  # of bundles -> speed on the CPU, roughly
 MODULES = {"openvino": ("onnxruntime_ep_openvino",)}  # that a provider needs beside ONNX Runtime
-ARITHMETIC = {("openvino", "fp32"): "bf16", ("openvino", "fp16"): "bf16", ("cpu", "fp16"): "fp32"}  # where it differs
+OPENVINO = "bf16" if {"amx_bf16", "avx512_bf16"} & set(describe()["flags"]) else "fp32"  # what it takes by itself
+ARITHMETIC = {  # where it is not the weights' precision
+    ("openvino", "fp32"): OPENVINO,
+    ("openvino", "fp16"): OPENVINO,
+    ("cpu", "fp16"): "fp32",
+}
 SIDE = 128  # latent pixels, as in diffrt.pipeline: a larger picture is decoded in tiles
 
 
