@@ -12,6 +12,7 @@ def text(sections: Sequence[Section], drawn: Mapping[str, str], rows: Sequence[R
     if rates := words.rates(rows):
         lines.append(f"- matrix products of 4096: {rates}")
     lines += ["", words.HOW, "", words.BOUND, ""]
+    lines += [f"- **{title}**: {verdict}" for title, verdict in words.glance(sections)] + [""]
     suite = ""
     for section in sections:
         if section.suite != suite:

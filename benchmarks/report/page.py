@@ -5,7 +5,7 @@ from html import escape
 
 from benchmarks.report import words
 from benchmarks.report.markdown import missing
-from benchmarks.report.tables import SUITES, Section
+from benchmarks.report.tables import SUITES, Column, Section
 from benchmarks.rows import Row
 
 STYLE = """
@@ -19,6 +19,7 @@ h3 { margin: 2.2rem 0 .3rem } .soft { color: var(--soft) } .verdict { font-weigh
 table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom } th:first-child, td:first-child { text-align: left }
+td.wide, th.wide { text-align: left }
 td.wide { white-space: normal; text-align: left; min-width: 20rem }
 tr.ours td { background: var(--ours) } tr.ours td:first-child { color: var(--accent); font-weight: 600 }
 tr.baseline td { background: #f3f5f7 } svg { max-width: 100%; height: auto; display: block; margin: .6rem 0 }
@@ -34,6 +35,8 @@ def text(sections: Sequence[Section], drawn: Mapping[str, str], rows: Sequence[R
     facts = words.machines(rows) + [f"matrix products of 4096: {each}" for each in [words.rates(rows)] if each]
     body.append("<ul>" + "".join(f"<li>{escape(fact)}</li>" for fact in facts) + "</ul>")
     body += [f"<p>{escape(words.HOW)}</p>", f"<p>{escape(words.BOUND)}</p>"]
+    lines = (f"<li><b>{escape(title)}</b>: {escape(verdict)}</li>" for title, verdict in words.glance(sections))
+    body.append(f"<ul>{''.join(lines)}</ul>")
     for suite in suites:
         body.append(f'<h2 id="{suite}">{escape(SUITES[suite])}</h2>')
         for section in (each for each in sections if each.suite == suite):
@@ -53,12 +56,18 @@ def part(section: Section, drawn: str) -> list[str]:
         body.append(f'<p class="soft">{escape(work)}</p>')
     body.append(drawn)
     if section.measured:
-        head = "".join(f'<th title="{escape(c.about)}">{escape(c.title)}</th>' for c in section.columns)
+        head = "".join(
+            f'<th{" class=wide" * c.wide} title="{escape(c.about)}">{escape(c.title)}</th>' for c in section.columns
+        )
         lines = "".join(line(section, row) for row in section.measured)
         body.append(f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>')
     if absent := missing(section):
         body.append("<ul class=soft>" + "".join(f"<li>{escape(each)}</li>" for each in absent) + "</ul>")
     return body
+
+
+def heading(column: Column) -> str:
+    return f'<th{" class=wide" * column.wide} title="{escape(column.about)}">{escape(column.title)}</th>'
 
 
 def line(section: Section, row: Row) -> str:

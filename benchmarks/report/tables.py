@@ -42,7 +42,8 @@ class Section:
 
     @property
     def title(self) -> str:
-        return f"{TITLES.get(self.stage, self.stage)}, {self.case}" if self.case else TITLES.get(self.stage, self.stage)
+        title = TITLES.get(self.stage, self.stage)
+        return title if COLUMNS.get(self.suite) is COMMAND or not self.case else f"{title}, {self.case}"
 
     @property
     def baseline(self) -> Row | None:
@@ -74,6 +75,8 @@ def spread(row: Row) -> str:
 
 
 def between(row: Row) -> str:
+    if not row.rounds:
+        return ""
     if row.rounds < 2 or row.min_seconds is None or row.max_seconds is None:
         return "one run"
     least, most = seconds(row.min_seconds).split(), seconds(row.max_seconds).split()
@@ -91,6 +94,10 @@ def error(row: Row) -> str:
     return f"{text}, {row.psnr:.1f} dB" if row.psnr is not None else text
 
 
+def start(row: Row) -> str:
+    return " + ".join(filter(None, [seconds(row.load_seconds), seconds(row.first_seconds)]))
+
+
 def parts(row: Row) -> str:
     """The largest ones."""
     show = size if row.disk_bytes else seconds
@@ -106,14 +113,13 @@ NAME = (
 TIME = (
     Column("median", spread, "of the rounds, after a warm-up"),
     Column("min-max", between),
-    Column("rounds", lambda r: str(r.rounds)),
+    Column("rounds", lambda r: str(r.rounds or "")),
     Column("speed", ratio, "how many times the baseline's, in the same rounds; * not in turns"),
 )
 RUN = (
     *NAME,
     *TIME,
-    Column("load", lambda r: seconds(r.load_seconds), "fresh process to ready, imports included"),
-    Column("first run", lambda r: seconds(r.first_seconds), "compiles, where the runtime compiles late"),
+    Column("load + first run", start, "from a fresh process: imports, weights, compilation, whichever comes when"),
     Column("memory", lambda r: size(r.peak_bytes), "peak, resident, of its own process, mapped weights included"),
     Column("VRAM", lambda r: size(r.vram_bytes)),
     Column("bound", lambda r: seconds(r.bound_seconds), "see below"),

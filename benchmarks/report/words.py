@@ -55,6 +55,8 @@ def dates(rows: Sequence[Row]) -> str:
 
 def work(section: Section) -> str:
     """What one run is: sizes and FLOPs."""
+    if section.suite == "schedulers":
+        return "CPU time on one core; 20 steps of each class's default config, many times over"
     row = section.baseline or next(iter(section.measured), None)
     if row is None:
         return ""
@@ -80,6 +82,11 @@ def verdict(section: Section) -> str:
     standing = f"{a.contender} {first:.2f}, {b.contender} {second:.2f} times as fast as the baseline"
     leads = "leads" if first >= second else "trails"
     return f"diffrt {leads}, {first / second:.2f} to the best of the others: {standing}."
+
+
+def glance(sections: Sequence[Section]) -> list[tuple[str, str]]:
+    """The verdicts, each with what it is about."""
+    return [(section.title, verdict(section)) for section in sections if verdict(section)]
 
 
 def absent(row: Row) -> str:
