@@ -56,9 +56,7 @@ def part(section: Section, drawn: str) -> list[str]:
         body.append(f'<p class="soft">{escape(work)}</p>')
     body.append(drawn)
     if section.measured:
-        head = "".join(
-            f'<th{" class=wide" * c.wide} title="{escape(c.about)}">{escape(c.title)}</th>' for c in section.columns
-        )
+        head = "".join(heading(column) for column in section.columns)
         lines = "".join(line(section, row) for row in section.measured)
         body.append(f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>')
     if absent := missing(section):
