@@ -99,6 +99,9 @@ def cli(context: click.Context) -> None:
 @click.option("--scheduler", metavar="NAME", help="The sampler: see diffrt schedulers.")
 @click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="See diffrt providers.")
 @click.option("--memory", default="keep", show_default=True, metavar="keep|low", help="low: least memory, slower.")
+@click.option(
+    "--load", default="full", show_default=True, metavar="full|fast", help="fast: ready sooner, slower steps."
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def generate(
     prompt: str,
@@ -124,6 +127,7 @@ def generate(
     scheduler: str | None,
     provider: str,
     memory: str,
+    load: str,
     quiet: bool,
 ) -> None:
     """Draw pictures of PROMPT and write them, with all their parameters inside.
@@ -151,7 +155,7 @@ def generate(
         raise InvalidArgument(f"-n is {count}: give a whole number of at least 1")
     files = numbered(checked_output(output), count)
     seeds = resolve_seeds(seed, count)
-    pipe = pipeline.load(model, revision=revision, provider=provider, memory=memory)
+    pipe = pipeline.load(model, revision=revision, provider=provider, memory=memory, load=load)
     if scheduler is not None:
         pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
     with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal
@@ -383,14 +387,14 @@ def push(bundle: str, repo_id: str, private: bool, revision: str | None) -> None
 
 @cli.command(short_help="List what can compute here.")
 def providers() -> None:
-    """List the providers diffrt knows, and which of them the installed onnxruntime has."""
+    """List the providers diffrt knows, and which of them are installed. auto is the fastest of those for a bundle."""
     from diffrt.providers import PROVIDERS
     from diffrt.session import available
 
     for name, here in available().items():
         record = PROVIDERS[name]
         state = "installed" if here else f"not installed: pip install 'diffrt[{record.extra}]'"
-        click.echo(f"{name:10}  {record.runtime_name:24}  {state}")
+        click.echo(f"{name:14}  {record.library:12}  {state}")
 
 
 @cli.command(short_help="List the samplers.")

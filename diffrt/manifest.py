@@ -63,6 +63,7 @@ class ComponentSpec:
     variants: tuple[Variant, ...]
     tiling: Tiling | None = None
     overflows: Mapping[str, float] | None = None  # of fp16: nodes that do not fit it -> magnitude at export
+    quantized: int | None = None  # of int8: how many layers compute in it
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -112,7 +113,7 @@ class Manifest:
         }
         for component in record["components"].values():
             del component["name"]
-            for key in ("tiling", "overflows"):
+            for key in ("tiling", "overflows", "quantized"):
                 if component[key] is None:
                     del component[key]
         return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -202,12 +203,13 @@ _tokenizer = record(
 def _component(name: str, value: Any, where: str) -> ComponentSpec:
     fields = record(
         dict,
-        spare=("tiling", "overflows"),
+        spare=("tiling", "overflows", "quantized"),
         inputs=list_of(_tensor, 1),
         outputs=list_of(_tensor, 1),
         variants=list_of(_variant, 1),
         tiling=optional(_tiling),
         overflows=strict.keyed(lambda key, value, where: strict.number(value, where)),
+        quantized=whole(1, 1 << 20),
     )(value, where)
     return ComponentSpec(name, **fields)
 

@@ -10,20 +10,28 @@ from diffrt.errors import ProviderError, nearest
 @dataclass(frozen=True)
 class Provider:
     name: str
-    runtime_name: str  # what ONNX Runtime calls it
+    library: str  # onnxruntime or openvino
+    runtime_name: str  # what the library calls it
     extra: str  # pip install 'diffrt[extra]'
     attention: tuple[str, ...]  # forms of attention, best first
-    options: Mapping[str, Any] = field(default_factory=dict)  # passed to ONNX Runtime
+    options: Mapping[str, Any] = field(default_factory=dict)  # passed to the library
     shrink: str = ""  # the memory arena that gives back what it can after each run, as ONNX Runtime calls it
+    tolerance: float = 0.0  # relative L2 that its arithmetic is allowed, where a graph's own tolerance is less
+    fast_load: bool = False  # weights are left where they are: ready sooner, in less memory, and slower
 
 
 PROVIDERS: dict[str, Provider] = {
-    "cpu": Provider("cpu", "CPUExecutionProvider", "cpu", ("ort", "portable", "sliced"), shrink="cpu:0"),
+    "cpu": Provider("cpu", "onnxruntime", "CPUExecutionProvider", "cpu", ("ort", "portable", "sliced"), shrink="cpu:0"),
+    # bfloat16 has 8 bits of precision
+    "openvino": Provider("openvino", "openvino", "CPU", "openvino", ("portable", "sliced"), tolerance=0.1),
+    "openvino-fp32": Provider(
+        "openvino-fp32", "openvino", "CPU", "openvino", ("portable", "sliced"), {"INFERENCE_PRECISION_HINT": "f32"}
+    ),
 }
 
 
 def provider(name: str) -> Provider:
     """The record of a name. Unknown: ProviderError. Whether it is installed is asked when a session opens."""
     if name not in PROVIDERS:
-        raise ProviderError(f"unknown provider {name!r}: {nearest(str(name), PROVIDERS)}")
+        raise ProviderError(f"unknown provider {name!r}: {nearest(str(name), ['auto', *PROVIDERS])}")
     return PROVIDERS[name]

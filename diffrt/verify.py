@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from diffrt.bundle import Bundle
 from diffrt.components.vae import Halves
 from diffrt.errors import BundleError, NumericalError
+from diffrt.providers import Provider
 from diffrt.providers import provider as provider_of
 from diffrt.session import Session, require
 
@@ -72,7 +73,7 @@ def verify(bundle: Bundle, provider: str = "cpu") -> Iterator[FileCheck | GraphC
             session = Session(bundle.path(variant.file), record, component.name, variant.precision)
             key = f"{component.name}/{variant.file}"
             outputs = session.run(_under(probe, f"{key}/in/"))
-            check = _compare(bundle, component.name, variant.file, outputs, _under(probe, f"{key}/out/"))
+            check = _compare(bundle, record, component.name, variant.file, outputs, _under(probe, f"{key}/out/"))
             if not check.passed:
                 failed.append(check)
             yield check
@@ -81,7 +82,7 @@ def verify(bundle: Bundle, provider: str = "cpu") -> Iterator[FileCheck | GraphC
             inputs, expected = (_under(probe, f"{key}/{side}/") for side in ("in", "out"))
             halves = Halves.of(bundle, component.name, record)
             outputs = halves.run(inputs, TILE) if halves else {}
-            check = _compare(bundle, component.name, component.tiling.tiled, outputs, expected)
+            check = _compare(bundle, record, component.name, component.tiling.tiled, outputs, expected)
             if not check.passed:
                 failed.append(check)
             yield check
@@ -101,7 +102,12 @@ def _under(probe: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any
 
 
 def _compare(
-    bundle: Bundle, component: str, file: str, got: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]
+    bundle: Bundle,
+    provider: Provider,
+    component: str,
+    file: str,
+    got: dict[str, NDArray[Any]],
+    expected: dict[str, NDArray[Any]],
 ) -> GraphCheck:
     try:
         tolerance = float((bundle.manifest.certificate or {})["components"][component][file]["tolerance"])
@@ -115,4 +121,4 @@ def _compare(
         error = got[name] - reference
         errors.append((np.linalg.norm(error) / (np.linalg.norm(reference) or 1.0), np.abs(error).max()))
     relative, absolute = np.max(errors, axis=0)  # NaN stays NaN, and is outside any tolerance
-    return GraphCheck(component, file, float(relative), float(absolute), tolerance)
+    return GraphCheck(component, file, float(relative), float(absolute), max(tolerance, provider.tolerance))

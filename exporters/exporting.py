@@ -22,9 +22,10 @@ from diffrt.manifest import MANIFEST, ComponentSpec, Defaults, Manifest, Tiling,
 from diffrt.stable_diffusion import tokenizer_entry
 
 from .checkpoint import Checkpoint, open_checkpoint
+from .conversion import convert
 from .files import copy_texts, file_entries
-from .halves import halve
 from .hub import find
+from .int8.quantizing import quantize_components
 from .lowering import CHOICES, lower
 from .optimum import write_optimum
 from .passes.shapes import drop_inner_shapes
@@ -38,6 +39,17 @@ from .weights import PRECISIONS, Weights, attach
 
 FALLBACK_SCHEDULER = "DDIMScheduler"
 LAYOUTS = ("diffrt", "optimum")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """A component's graphs, of any size (None) and of a fixed one, as they are to be written."""
+
+    component: Component
+    models: Mapping[Size, ir.Model]
+    precision: str
+    overflows: Mapping[str, float] | None = None  # as in the manifest
+    quantized: int | None = None  # as in the manifest
 
 
 def export(
@@ -137,18 +149,17 @@ def write_bundle(
         origin.fill(say)
         weights = copy_parts(checkpoint, weights, folder, copy_weights and not origin.converted, say)
         specs = {}
-        for component, models, overflows in graphs(
-            folder, checkpoint, weights, components, precision, static, settings, tokenizers, say
-        ):
-            variants, tiling = [], None
-            for size, model in models.items():
+        for each in graphs(folder, checkpoint, weights, components, precision, static, settings, tokenizers, say):
+            component, variants, tiling = each.component, [], None
+            for size, model in each.models.items():
                 fixed = fixed_axes(component, size, factor)
-                variants += write_graphs(component, model, precision, attention, size, fixed, folder)
+                variants += write_graphs(component, model, each.precision, attention, size, fixed, folder)
                 if component.tiled and size is None:
-                    tiling = write_tiles(component, model, precision, attention, folder)
+                    tiling = write_tiles(component, model, each.precision, attention, folder)
             specs[component.name] = ComponentSpec(
-                component.name, component.inputs, component.outputs, tuple(variants), tiling, overflows
-            )
+                component.name, component.inputs, component.outputs, tuple(variants), tiling,
+                each.overflows, each.quantized,
+            )  # fmt: skip
         say("hashing")
         manifest = Manifest(
             generator=f"diffrt {__version__}",
@@ -192,9 +203,9 @@ def copy_parts(
     for part, tensors in weights.items():
         (folder / part).mkdir()
         shutil.copyfile(checkpoint.root / part / "config.json", folder / part / "config.json")
-        if tensors.to_halve:
-            say(f"converting {part} to fp16")
-            placed[part] = halve(tensors, folder / part)
+        if tensors.to_convert:
+            say(f"converting {part} to {'fp16' if tensors.precision == 'fp16' else 'fp32'}")
+            placed[part] = convert(tensors, folder / part)
             continue
         if tensors.index:
             shutil.copyfile(tensors.index, folder / part / tensors.index.name)
@@ -213,9 +224,9 @@ def graphs(
     settings: Defaults,
     tokenizers: Mapping[str, Mapping[str, Any]],
     say: Say,
-) -> Iterator[tuple[Component, dict[Size, ir.Model], dict[str, float] | None]]:
-    """Trace each component for any size (None) and for the static one, and yield its graphs with what overflows in
-    them: at once, but for fp16 when all are traced and measured."""
+) -> Iterator[Traced]:
+    """Trace each component for any size and for the static one, and yield it: at once in fp32; in the other precisions
+    when all are traced, measured over a short generation and rewritten."""
     factor = checkpoint.family.latents(checkpoint.configs)["scale_factor"]
     waiting: dict[str, dict[Size, ir.Model]] = {}
     for component in components:
@@ -226,14 +237,19 @@ def graphs(
                 say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
                 models[size] = trace(component, checkpoint.configs[component.part], weights[component.part], fixed)
                 attach(models[size], weights[component.part])
-        if precision == "fp16":
-            waiting[component.name] = models
+        if precision == "fp32":
+            yield Traced(component, models, precision)
         else:
-            yield component, models, None
-    if waiting:
+            waiting[component.name] = models
+    if precision == "fp16":
         overflows = widen_overflows(folder, checkpoint, components, waiting, settings, tokenizers, say)
         for component in components:
-            yield component, waiting[component.name], overflows[component.name]
+            yield Traced(component, waiting[component.name], precision, overflows=overflows[component.name])
+    if precision == "int8":
+        counts = quantize_components(folder, checkpoint, components, waiting, weights, settings, tokenizers, say)
+        for component in components:
+            count = counts.get(component.name)
+            yield Traced(component, waiting[component.name], precision if count else "fp32", quantized=count)
 
 
 def write_graphs(

@@ -1,4 +1,5 @@
-"""Measuring what an fp16 graph cannot hold: a short generation, each component on its fp32 twin in its own process.
+"""Measuring values over a short generation, each component on its fp32 graph in its own process; and what of them fp16
+cannot hold.
 
 Three prompts, guided, over a few evaluations from the noisiest to the last, then decoder and encoder on the very
 latents and pictures that came out; and what the certificate is going to feed.
@@ -20,11 +21,11 @@ from diffrt.manifest import Defaults
 
 from .checkpoint import Checkpoint
 from .passes.widen import infer_types, widen
-from .ranges import Ranges, beyond, computing, observed
+from .ranges import LOGITS, OUTPUTS, Ranges, beyond, computing, observed
 from .spec import Component
 from .trace import declare_shapes
 from .verify import run_worker
-from .worker import LOGITS, OUTPUTS, SEED, starting
+from .worker import SEED, starting
 
 Size = tuple[int, int] | None  # (height, width) in pixels of a graph's pictures, or any
 
@@ -53,8 +54,10 @@ def widen_overflows(
         for model in models.values():
             infer_types(model)
     of_any_size = {name: models[None] for name, models in traced.items()}
+    watched = {name: observed(model) for name, model in of_any_size.items()}
     causes: dict[str, dict[str, float]] = {}
-    for name, ranges in measure(folder, checkpoint, components, of_any_size, defaults, tokenizers, say).items():
+    for name, largest in measure(folder, checkpoint, components, watched, defaults, tokenizers, say).items():
+        ranges = Ranges(largest[OUTPUTS], largest.get(LOGITS, np.zeros(0, np.float32)))
         order = [node.op_type for node in computing(of_any_size[name])]
         for size, model in traced[name].items():
             if [node.op_type for node in computing(model)] != order:
@@ -69,16 +72,18 @@ def measure(
     folder: Path,
     checkpoint: Checkpoint,
     components: tuple[Component, ...],
-    traced: Mapping[str, ir.Model],
+    watched: Mapping[str, ir.Model],
     defaults: Defaults,
     tokenizers: Mapping[str, Mapping[str, Any]],
     say: Say,
-) -> dict[str, Ranges]:
-    """The ranges of each component, ``traced`` being its graph for any size. ``folder`` is the bundle so far."""
+) -> dict[str, dict[str, np.ndarray]]:
+    """The largest that each component's graph for any size gives of the outputs it has beside its own, whose names
+    begin with range_of. ``folder`` is the bundle so far."""
     latents = checkpoint.family.latents(checkpoint.configs)
     height, width = (min(LARGEST_SIDE, side // latents["scale_factor"]) for side in (defaults.height, defaults.width))
     shape = (len(PROMPTS), latents["channels"], height, width)
-    found, family = {}, checkpoint.family
+    found: dict[str, dict[str, np.ndarray]] = {}
+    family = checkpoint.family
     texts, ids = ["", "", "", *PROMPTS], {}
     for encoder, entry in tokenizers.items():
         ids[f"ids/{encoder}"] = Tokenizer.of(folder, entry)(texts).ids
@@ -89,9 +94,9 @@ def measure(
         denoiser = next(c for c in components if c.name == family.denoiser)
         save_file(ids | starting(noise, denoiser.inputs, checkpoint.conditions), state)
         for component in sorted(components, key=lambda c: c.name == "vae_encoder"):  # it takes the decoder's pictures
-            say(f"measuring {component.name}: which of its values fp16 cannot hold")
+            say(f"measuring {component.name} over a short generation")
             graph = folder / component.part / f"{component.graph}.ranges.onnx"
-            model = observed(traced[component.name])
+            model = watched[component.name]
             declare_shapes(model, component, {})
             ir.save(model, graph)
             save_file(component.example(component.axes, SEED), inputs)
@@ -101,7 +106,6 @@ def measure(
                 "scheduler": dict(checkpoint.scheduler) | {"_class_name": defaults.scheduler},
                 "denoiser": family.denoiser, "conditions": checkpoint.conditions,
             }  # fmt: skip
-            largest = load_file(run_worker(job, scratch))
+            found[component.name] = load_file(run_worker(job, scratch))
             graph.unlink()
-            found[component.name] = Ranges(largest[OUTPUTS], largest.get(LOGITS, np.zeros(0, np.float32)))
     return found

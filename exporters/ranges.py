@@ -14,8 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .passes.widen import FLOAT, HALF, widen
-from .worker import LOGITS, OUTPUTS
+from .worker import RANGE
 
+OUTPUTS, LOGITS = f"{RANGE}outputs", f"{RANGE}logits"
 FACTOR = 4
 LIMIT = 65504 / FACTOR
 # operators that bring no magnitude that was not in their input; a graph of fixed size has fewer of them

@@ -20,7 +20,7 @@ from .spec import Component, Config
 from .weights import HARMLESS, Weights
 
 OPSET = 23
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float32}
 # torch operators that must each become exactly one node, or a later fusion would silently not happen
 WHOLE_OPS = {
     "aten.scaled_dot_product_attention.default": "Attention",

@@ -10,9 +10,13 @@ from diffrt.errors import CheckpointError
 from diffrt.safetensors_header import TensorEntry
 from diffrt.weight_files import HARMLESS, TWICE, find, headers, no_weights, shards, spellings
 
-PRECISIONS = {"fp32": ("F32",), "fp16": ("F16", "F32")}  # precision -> dtypes to export it from; see halves.py
-MARKS = {"fp32": ("",), "fp16": (".fp16", "")}  # of the files to look for, in this order
-IR_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16}
+PRECISIONS = {  # precision -> dtypes to export it from, the one it is computed in first; see conversion.py
+    "fp32": ("F32",),
+    "fp16": ("F16", "F32"),
+    "int8": ("F32", "F16"),
+}
+MARKS = {"fp32": ("",), "fp16": (".fp16", ""), "int8": ("", ".fp16")}  # of the files to look for, in this order
+IR_DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "I8": ir.DataType.INT8}
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,10 @@ class Weights:
     index: Path | None = None  # of a sharded checkpoint
 
     @property
-    def to_halve(self) -> bool:
-        """Whether there are float32 tensors where the precision is fp16."""
-        return self.precision == "fp16" and any(entry.dtype == "F32" for _, entry in self.tensors.values())
+    def to_convert(self) -> bool:
+        """Whether there are tensors of another dtype than what the precision is computed in."""
+        other = PRECISIONS[self.precision][1:]
+        return any(entry.dtype in other for _, entry in self.tensors.values())
 
     @property
     def files(self) -> list[Path]:

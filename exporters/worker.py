@@ -2,7 +2,7 @@
 
 JOB is a JSON file. Sides: "eager" runs a component in PyTorch in float32, "onnx" runs its graphs in ONNX Runtime,
 both on the same inputs and both carrying a short generation one stage further; "range" does it with one graph that
-gives the ranges of its values as well; "preview" fits the linear preview.
+tells of its values as well; "preview" fits the linear preview.
 
 A generation's state between components, as tensors by name: ids/ENCODER token ids, the negative half first; noise;
 beside, what an inpainting UNet is told of; told/INPUT, the denoiser's inputs, the negative half first where there is
@@ -28,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 Call = Callable[[Arrays], Arrays]
 
 STEPS, GUIDANCE, SEED, TOKENS = 4, 7.5, 0, 256  # the short generation
-OUTPUTS, LOGITS = "range_of_outputs", "range_of_logits"  # outputs of a graph that is measured: see ranges.py
+RANGE = "range_of_"  # begins the names of a measured graph's further outputs, whose largest values are kept
 
 
 def eager(source: str, name: str, precision: str) -> Call:
@@ -170,9 +170,8 @@ def measure_ranges(job: Mapping) -> Arrays:
 
     def call(feeds: Arrays) -> Arrays:
         out = run(feeds)
-        for key in (OUTPUTS, LOGITS):
-            if key in out:
-                found[key] = np.maximum(found.get(key, 0), out.pop(key))
+        for key in [key for key in out if key.startswith(RANGE)]:
+            found[key] = np.maximum(found.get(key, out[key]), out.pop(key))
         return out
 
     call(load_file(job["inputs"]))

@@ -123,7 +123,8 @@ class Compat(ABC):
 
 def named(provider: str) -> str:
     """diffrt's name of a provider that is named as ONNX Runtime does."""
-    ours = {record.runtime_name: name for name, record in PROVIDERS.items()}
+    ours = {record.runtime_name: name for name, record in PROVIDERS.items() if record.library == "onnxruntime"}
+    ours["OpenVINOExecutionProvider"] = "openvino"
     if provider not in ours and provider not in PROVIDERS:
         raise ProviderError(f"unknown provider {provider!r}: {nearest(str(provider), ours)}")
     return ours.get(provider, provider)

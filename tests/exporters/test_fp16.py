@@ -29,14 +29,13 @@ from diffrt.providers import PROVIDERS
 from diffrt.session import Session
 from diffrt.summary import summary
 from exporters.checkpoint import Checkpoint, open_checkpoint
-from exporters.halves import LARGEST, halve
+from exporters.conversion import LARGEST, convert
 from exporters.lowering import lower
 from exporters.passes.widen import infer_types, widen
-from exporters.ranges import LIMIT, Ranges, beyond, computing, observed
+from exporters.ranges import LIMIT, LOGITS, OUTPUTS, Ranges, beyond, computing, observed
 from exporters.spec import TOLERANCE
 from exporters.trace import declare_shapes, trace
 from exporters.weights import Weights, attach, open_weights
-from exporters.worker import LOGITS, OUTPUTS
 
 from ..conftest import kept
 from .conftest import shard
@@ -88,7 +87,7 @@ def decoder(tmp_path_factory):
     scale(folder / "vae/diffusion_pytorch_model.safetensors", factors | {f"{attention}.proj_attn.weight": 2.0**-10})
     checkpoint = open_checkpoint(folder)
     placed = tmp_path_factory.mktemp("placed")
-    weights = halve(checkpoint.weights("vae", "fp16"), placed)
+    weights = convert(checkpoint.weights("vae", "fp16"), placed)
     traced = trace(checkpoint.components[-1], checkpoint.configs["vae"], weights)
     attach(traced, weights)
     infer_types(traced)
@@ -240,11 +239,11 @@ def test_halves_of_shards(tmp_path):
     save_file(tensors, source / "diffusion_pytorch_model.safetensors")
     shard(source / "diffusion_pytorch_model.safetensors")
     weights = open_weights(source, "fp16")
-    assert weights.to_halve
-    done = halve(weights, tmp_path)
+    assert weights.to_convert
+    done = convert(weights, tmp_path)
     (file,) = done.files
     assert file == tmp_path / "diffusion_pytorch_model.fp16.safetensors"
-    assert not done.to_halve
+    assert not done.to_convert
     got = load_file(file)
     assert set(got) == set(tensors)
     for name, tensor in tensors.items():
@@ -259,7 +258,7 @@ def test_a_weight_that_fp16_cannot_hold_is_named(tmp_path, value):
     save_file({"fine": torch.ones(3), "large": torch.tensor([1.0, value])}, tmp_path / "model.safetensors")
     (tmp_path / "out").mkdir()
     with pytest.raises(CheckpointError, match=r"tensor 'large' has values up to .*--precision fp32"):
-        halve(open_weights(tmp_path, "fp16"), tmp_path / "out")
+        convert(open_weights(tmp_path, "fp16"), tmp_path / "out")
 
 
 # A whole export of the default model, its weights in float32 and its decoder made to overflow.

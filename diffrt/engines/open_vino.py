@@ -1,0 +1,69 @@
+"""OpenVINO, on any x86 or Arm processor and on Intel's graphics: it takes a graph whole or refuses it.
+
+Its own library, and not its plugin for ONNX Runtime, which shows itself on Intel's hardware alone.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffrt.errors import ProviderError
+from diffrt.onnx_file import read_graph
+from diffrt.providers import Provider
+
+NUMPY = {"F32": np.float32, "I64": np.int64, "F16": np.float16, "F64": np.float64, "I32": np.int32}
+
+
+@cache
+def core() -> Any:
+    """One for the process. Raises ProviderError that says how to install it."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise ProviderError(f"openvino cannot be imported ({error}): pip install 'diffrt[openvino]'") from None
+    return openvino.Core()
+
+
+def require(provider: Provider) -> None:
+    here = core().available_devices
+    if provider.runtime_name not in here:
+        raise ProviderError(f"provider {provider.name!r} needs the device {provider.runtime_name}; there is {here}")
+
+
+def computes_in_bf16(device: str = "CPU") -> bool:
+    """Whether the device has instructions for bfloat16, in which OpenVINO then computes unless it is told not to."""
+    return "BF16" in core().get_property(device, "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVino:
+    def __init__(self, graph: Path, provider: Provider, *, arena: bool, brief: bool) -> None:
+        with _plainly():
+            model = core().compile_model(str(graph), provider.runtime_name, dict(provider.options))
+        self._request = model.create_infer_request()
+        file = read_graph(graph)  # OpenVINO gives a value the names of all that it is the same as
+        self.inputs = {
+            name: (np.dtype(NUMPY[value.dtype]), tuple(value.shape or ())) for name, value in file.inputs.items()
+        }
+        self.outputs = list(file.outputs)
+
+    def run(self, wanted: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        with _plainly():
+            self._request.infer(dict(feeds), share_inputs=True)
+        return [self._request.get_tensor(name).data.copy() for name in wanted]  # the next run writes there
+
+
+open_graph = OpenVino
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Of OpenVINO's errors the last line: those before say where in its source they are from."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(str(error).strip().rpartition("\n")[2]) from None
