@@ -66,9 +66,10 @@ def run(
     work: Path,
     plan_only: bool,
 ) -> None:
-    from benchmarks.harness import Stand, setting
     from benchmarks.machine import versions
     from benchmarks.plan import planned, with_rounds
+    from benchmarks.setting import setting
+    from benchmarks.stand import Stand
 
     record = SUITES[suite]
     line = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])

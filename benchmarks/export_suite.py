@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.base import DIFFUSERS, PIP
-from benchmarks.harness import Setting
 from benchmarks.models import MODELS, Job
 from benchmarks.plan import matches
 from benchmarks.processes import Failed, command, write_checkpoint
 from benchmarks.rows import Row
+from benchmarks.setting import Setting
 
 CASE, STAGE = "sd15", "export"
 PARTS = ("text_encoder", "unet", "vae")

@@ -6,11 +6,9 @@ from fnmatch import fnmatch
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender
+from benchmarks.measures import LEAST_SECONDS, MOST_ROUNDS
 from benchmarks.models import MODELS, Job
 from benchmarks.suites import Entry
-
-LEAST_SECONDS = 8.0  # of a contender's rounds together: where runs are short there are more of them
-MOST_ROUNDS = 15
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,8 @@ def matches(text: str, only: Sequence[str]) -> bool:
 def taking_part(entry: Entry) -> Iterator[Contender]:
     for pattern in entry.contenders:
         for name, contender in CONTENDERS.items():
-            fits = contender.bundle is None or contender.bundle in MODELS[entry.case.model].precisions
-            if (
-                fnmatch(name, pattern)
-                and name != "diffrt-auto" * ("*" in pattern)
-                and entry.stage in contender.stages
-                and fits
-            ):
+            fits = contender.bundle is None or contender.bundle in ("", *MODELS[entry.case.model].precisions)
+            if fnmatch(name, pattern) and entry.stage in contender.stages and fits:
                 yield contender
 
 

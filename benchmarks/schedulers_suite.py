@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Setting, spread
+from benchmarks.measures import spread
 from benchmarks.plan import matches
 from benchmarks.processes import Failed, command
 from benchmarks.rows import Row
+from benchmarks.setting import Setting
 from diffrt.schedulers import SCHEDULERS
 
 SHAPES = (1, 4, 64, 64), (1, 16, 128, 128)

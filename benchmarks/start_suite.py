@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Setting, spread
+from benchmarks.measures import spread
 from benchmarks.plan import matches
 from benchmarks.processes import REPOSITORY, Failed, command
 from benchmarks.rows import Row
+from benchmarks.setting import Setting
 from diffrt.pipeline import BUNDLES
 
 ROUNDS = 5

@@ -6,10 +6,10 @@ BASELINE = "eager-fp32"
 
 TORCH = ("eager-fp32-cl", "eager-bf16", "eager-bf16-cl", "compile-fp32", "compile-bf16")
 PLAIN = ("plain-onnx", "openvino-fp32", "openvino-bf16")
-OURS = ("diffrt-cpu-fp32", "diffrt-cpu-int8", "diffrt-openvino-fp32")  # the precision is the weights'
-OURS_SMALL = ("diffrt-cpu-*", "diffrt-openvino-*")  # every precision that the model has
-EVERYONE = (*TORCH, *PLAIN, *OURS, "flax-fp32")
+OURS = ("diffrt-cpu", "diffrt-cpu-int8", "diffrt-openvino")
+EVERYONE = (*TORCH, *PLAIN, *OURS, "diffrt-openvino-fp32", "flax-fp32")
 BEST = ("eager-bf16-cl", "openvino-bf16", *OURS)
+SLOW = ("compile-fp32", "flax-fp32")  # to start
 GPU = ("cuda-compile-fp16", "cuda-plain-onnx", "diffrt-cuda-fp16")
 
 
@@ -59,19 +59,20 @@ SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "the default model, about a minute",
         (
-            Entry(EMOJI, "denoiser", ("eager-bf16-cl", "openvino-fp32", *OURS_SMALL), 5, 0.05),
-            Entry(EMOJI, "picture", OURS_SMALL, 3, 1.2),
+            Entry(EMOJI, "denoiser", ("eager-bf16-cl", "openvino-fp32", *OURS), 5, 0.05),
+            Entry(EMOJI, "picture", OURS, 3, 1.2),
         ),
     ),
     "cpu": Suite(
         "Stable Diffusion 1.5's shapes at full size with random weights; with --all larger ones and XL's",
         (
-            Entry(SD15, "denoiser", EVERYONE, 3, 7.5),
+            Entry(SD15, "denoiser", tuple(each for each in EVERYONE if each not in SLOW), 3, 7.5),
             Entry(SD15, "vae", BEST, 2, 9),
             Entry(SD15, "text", BEST, 5, 0.2, default=False),
             Entry(SD15, "picture", ("diffrt-auto",), 1, 165),
+            Entry(SD15, "denoiser", SLOW, 3, 7.5, default=False),
+            Entry(SD15, "vae", tuple(each for each in EVERYONE if each not in BEST), 2, 9, default=False),
             Entry(SD15, "picture", ("eager-bf16-cl", *OURS), 1, 165, default=False),
-            Entry(SD15, "vae", EVERYONE, 2, 9, default=False),
             Entry(SD15_X4, "denoiser", EVERYONE, 2, 30, default=False),
             Entry(SD15_LARGE, "denoiser", EVERYONE, 2, 45, default=False),
             Entry(SD15_LARGE, "vae", BEST, 2, 40, default=False),

@@ -11,7 +11,6 @@ from benchmarks.models import Call, Job
 PIP = {  # module -> what to install
     "torch": "torch", "diffusers": "diffusers==0.42.1", "transformers": "transformers", "onnx": "onnx",
     "onnxscript": "onnxscript", "onnxruntime": "onnxruntime", "openvino": "openvino", "jax": "jax", "flax": "flax",
-    "onnxruntime_ep_openvino": "onnxruntime-ep-openvino",
 }  # fmt: skip
 DIFFUSERS = ("torch", "diffusers", "transformers")
 STAGES = ("text", "denoiser", "vae", "picture")
@@ -32,7 +31,7 @@ class Contender:
     prepare: Callable[["Contender", Job, Path], None] | None = None  # writes files that last; the path is the log's
     options: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[str, ...] = STAGES
-    bundle: str | None = None  # the precision of the diffrt bundle that it reads
+    bundle: str | None = None  # precision of the diffrt bundle that it reads; "": that of the model's weights
     speed: float = 1.0  # times the baseline's, roughly, and
     start: float = 8.0  # seconds to load and compile, roughly: both for the plan only
 

@@ -1,4 +1,4 @@
-"""diffrt: a contender for each provider that it has and each precision that a bundle can have, and "auto"."""
+"""diffrt: a contender for each provider that it has, over bundles of each precision, and the provider "auto"."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,31 +17,30 @@ from diffrt.errors import ProviderError
 from diffrt.pipeline import Pipeline
 from diffrt.providers import PROVIDERS, Provider
 
-KNOWN = tuple({**PROVIDERS, "openvino": None, "cuda": None})  # one that diffrt has not says so in its row
-PRECISIONS = {"fp32": 1.15, "fp16": 1.1, "int8": 2.2}  # of bundles -> speed on the CPU, roughly
-MODULES = {"openvino": ("onnxruntime_ep_openvino",)}  # that a provider needs beside ONNX Runtime
-OPENVINO = "bf16" if {"amx_bf16", "avx512_bf16"} & set(describe()["flags"]) else "fp32"  # what it takes by itself
-ARITHMETIC = {  # where it is not the weights' precision
-    ("openvino", "fp32"): OPENVINO,
-    ("openvino", "fp16"): OPENVINO,
-    ("cpu", "fp16"): "fp32",
-}
+KNOWN = tuple({**PROVIDERS, "cuda": None})  # one that diffrt has not says so in its row
+PRECISIONS = ("", "int8", "fp16")  # of the bundle; "": that which the model's weights are in
+SPEED = {"cpu": 1.15, "cpu-int8": 2.2, "openvino": 4.0, "auto": 4.0}  # of the plan
 SIDE = 128  # latent pixels, as in diffrt.pipeline: a larger picture is decoded in tiles
 
 
 def load(contender: Contender, job: Job) -> Call:
-    assert contender.bundle is not None
-    bundle = only(Bundle.open(job.of.bundle(job.folder, contender.bundle)), contender.bundle)
+    precision = contender.bundle or job.of.precisions[0]
+    bundle = only(Bundle.open(job.of.bundle(job.folder, precision)), precision)
     try:
         pipe = Pipeline(bundle, provider=contender.provider)
     except ProviderError as error:
         raise NotHere(str(error)) from None
-    provider = pipe.provider
-    call = STAGES[job.stage](pipe, bundle, provider, job)
-    if contender.provider == "auto":
-        precision = ARITHMETIC.get((provider.name, contender.bundle), contender.bundle)
-        call.facts = {"provider": provider.name, "precision": precision}  # type: ignore[attr-defined]
+    call = STAGES[job.stage](pipe, bundle, pipe.provider, job)
+    name = pipe.provider.name
+    call.facts = {"provider": name, "precision": arithmetic(name, precision)}  # type: ignore[attr-defined]
     return call
+
+
+def arithmetic(provider: str, precision: str) -> str:
+    """What a provider computes in. Where the CPU has bfloat16, OpenVINO takes it unless told not to."""
+    if provider == "openvino":
+        return "bf16" if {"amx_bf16", "avx512_bf16"} & set(describe()["flags"]) else "fp32"
+    return "fp32" if provider in ("cpu", "openvino-fp32") and precision == "fp16" else precision
 
 
 def picture(pipe: Pipeline, bundle: Bundle, provider: Provider, job: Job) -> Call:
@@ -97,29 +96,30 @@ def only(bundle: Bundle, precision: str) -> Bundle:
 
 def write_bundle(contender: Contender, job: Job, log: Path) -> None:
     """Where it is not there yet."""
-    assert contender.bundle is not None
-    target = job.of.bundle(job.folder, contender.bundle)
+    precision = contender.bundle or job.of.precisions[0]
+    target = job.of.bundle(job.folder, precision)
     if not target.exists():
-        options = ("--precision", contender.bundle, "--no-verify")
-        command("-m", "diffrt", "export", str(job.checkpoint), str(target), *options, log=log)
+        command("-m", "diffrt", "export", str(job.checkpoint), str(target), "--precision", precision, log=log)
 
 
-def contender(provider: str, precision: str) -> Contender:
+def contender(provider: str, bundle: str = "") -> Contender:
+    name = "-".join(filter(None, (provider, bundle)))
+    needs = PROVIDERS[provider].library if provider in PROVIDERS else "onnxruntime"
     return Contender(
-        f"diffrt-{provider}-{precision}",
+        f"diffrt-{name}",
         "diffrt",
-        ARITHMETIC.get((provider, precision), precision),
+        arithmetic(provider, bundle or "fp32"),  # until it is loaded
         provider,
-        ("onnxruntime", *MODULES.get(provider, ())),
+        (needs,),
         load,
         write_bundle,
-        bundle=precision,
-        speed=4.0 if provider == "openvino" else PRECISIONS[precision],
+        bundle=bundle,
+        speed=SPEED.get(name, 1.0),
         start=15,
     )
 
 
 CONTENDERS = (
     *(contender(provider, precision) for provider in KNOWN for precision in PRECISIONS),
-    replace(contender("auto", "fp32"), name="diffrt-auto", speed=4.0),  # the provider that diffrt chooses
+    contender("auto"),  # the provider that diffrt chooses
 )

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.bound import Work, counted, fields, work
-from benchmarks.harness import job
+from benchmarks.plan import job
 from benchmarks.suites import EMOJI, Entry
 
 

@@ -23,7 +23,7 @@ EAGER = Row(
     command="python -m benchmarks run cpu --out runs.jsonl", date="2026-11-26T10:00:00+00:00",
 )  # fmt: skip
 OURS = replace(
-    EAGER, contender="diffrt-cpu-fp32", runtime="diffrt", median_seconds=6.4, min_seconds=6.1, ratio=1.25, error=3e-6
+    EAGER, contender="diffrt-cpu", runtime="diffrt", median_seconds=6.4, min_seconds=6.1, ratio=1.25, error=3e-6
 )
 FASTER = replace(
     EAGER, contender="compile-bf16", runtime="torch.compile", precision="bf16", median_seconds=2.0, ratio=4.0
@@ -75,7 +75,7 @@ def test_the_page_reads_back(folder):
     page.feed((folder / "index.html").read_text("utf-8"))
     head, *rows = page.rows[:4]
     told = [dict(zip(head, row, strict=True)) for row in rows]
-    assert [row["contender"] for row in told] == ["compile-bf16", "diffrt-cpu-fp32", "eager-fp32"]
+    assert [row["contender"] for row in told] == ["compile-bf16", "diffrt-cpu", "eager-fp32"]
     ours = told[1]
     assert (ours["median"], ours["speed"], ours["memory"], ours["error"]) == ("6.40 s", "1.25", "4.20 GB", "3e-06")
     assert (ours["bound"], ours["of bound"]) == ("5.60 s", "70 %")
@@ -93,7 +93,7 @@ def test_the_page_fetches_nothing_and_escapes_what_it_is_told(folder):
 
 def test_markdown_has_the_same_table_and_its_plot(folder):
     text = (folder / "report.md").read_text("utf-8")
-    assert re.search(r"\| diffrt-cpu-fp32 \| cpu \| fp32 \| 6\.40 s \| 6\.10-9\.00 \|", text)
+    assert re.search(r"\| diffrt-cpu \| cpu \| fp32 \| 6\.40 s \| 6\.10-9\.00 \|", text)
     (plot,) = re.findall(r"\]\((.*\.png)\)", text)
     assert (folder / plot).read_bytes().startswith(b"\x89PNG")
     assert EAGER.command in text and "torch 2.13.0" in text and "fp32 300 GFLOP/s" in text
@@ -106,7 +106,7 @@ def test_a_loss_is_said_as_plainly_as_a_win():
     assert words.verdict(lost).startswith("diffrt trails, 0.31 to the best of the others")
     assert words.verdict(won).startswith("diffrt leads, 1.25 to the best of the others")
     (alone,) = tables.sections([EAGER, replace(OURS, ratio=0.8)])
-    assert words.verdict(alone) == "diffrt-cpu-fp32 is slower, 1.25 times the time of eager-fp32."
+    assert words.verdict(alone) == "diffrt-cpu is slower, 1.25 times the time of eager-fp32."
     (all_lost,) = tables.sections([STEP])
     assert words.verdict(all_lost) == ""
 

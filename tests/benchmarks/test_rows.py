@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.rows import SCHEMA, Row, append, newest, read
 
-ROW = Row("smoke", "emoji-128", "denoiser", "diffrt-cpu-fp16", "diffrt", "fp32", "cpu", "measured", median_seconds=0.5)
+ROW = Row("smoke", "emoji-128", "denoiser", "diffrt-cpu", "diffrt", "fp32", "cpu", "measured", median_seconds=0.5)
 
 
 def test_a_row_reads_back(tmp_path):

@@ -1,108 +1,25 @@
-"""The run: the baseline stays loaded, each contender is loaded in turn, and the two run alternately.
+"""One entry of a suite: the baseline stays loaded, each contender is loaded in turn, and the two run alternately.
 
 A ratio is thus of medians that saw the same minutes of the same machine. Memory holds two contenders at most; where it
 does not hold both, the baseline is run and closed before, and the row says that they were not interleaved.
 """
 
-import datetime
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import bound, machine
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender
-from benchmarks.plan import LEAST_SECONDS, MOST_ROUNDS, Planned, job
+from benchmarks.measures import alternate, compare, rounds_of, spread
+from benchmarks.plan import Planned, job
 from benchmarks.processes import Failed, NotMeasured, Remote, command, write_checkpoint
 from benchmarks.rows import Row
+from benchmarks.setting import Setting
 
-HEADROOM = 1.4, 2e9  # of a contender's memory: times its weights, and bytes besides
-
-
-class Runner(Protocol):
-    def run(self, times: int = 1) -> list[float]: ...
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all rows of a run have in common."""
-
-    suite: str
-    work: Path
-    command: str
-    machine: Mapping[str, Any]
-    versions: Mapping[str, str]
-    rates: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def log(self) -> Path:
-        return self.work / "benchmarks.log"
-
-    def row(self, case: str, stage: str, contender: str, **fields: Any) -> Row:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        common: dict[str, Any] = {
-            "versions": self.versions,
-            "machine": self.machine,
-            "command": self.command,
-            "date": now,
-        }
-        return Row(self.suite, case, stage, contender, **common, **fields)
-
-
-def setting(suite: str, work: Path, line: str, rated: bool) -> Setting:
-    """Measures the machine, in a process of its own, where a suite has bounds."""
-    work.mkdir(parents=True, exist_ok=True)
-    found = Setting(suite, work.absolute(), line, machine.describe(), machine.versions())
-    if not rated:
-        return found
-    device = ("cuda",) if suite == "gpu" else ()
-    try:
-        printed, _, _ = command("-m", "benchmarks.machine", *device, log=found.log)
-        return replace(found, rates=json.loads(printed.strip().splitlines()[-1]))
-    except Failed:
-        return found
-
-
-def alternate(baseline: Runner, contender: Runner, rounds: int) -> tuple[list[float], list[float]]:
-    """A B A B ...: seconds of each."""
-    a: list[float] = []
-    b: list[float] = []
-    for _ in range(rounds):
-        a += baseline.run()
-        b += contender.run()
-    return a, b
-
-
-def rounds_of(least: int, one: float, other: float) -> int:
-    return max(least, min(MOST_ROUNDS, int(LEAST_SECONDS / (one + other))))
-
-
-def spread(seconds: list[float]) -> dict[str, Any]:
-    return {
-        "rounds": len(seconds),
-        "median_seconds": statistics.median(seconds),
-        "min_seconds": min(seconds),
-        "max_seconds": max(seconds),
-    }
-
-
-def compare(reference: NDArray[Any], got: NDArray[Any]) -> dict[str, float]:
-    """How far an output is from the baseline's; the PSNR of pictures of 8 bits."""
-    if reference.shape != got.shape:
-        raise Failed(f"gives an output of shape {list(got.shape)}; the baseline's is {list(reference.shape)}")
-    a, b = (x.astype(np.float64) for x in (reference, got))
-    if not np.isfinite(b).all():
-        raise Failed("gives NaN or infinity")
-    found = {"error": float(np.linalg.norm(a - b) / max(float(np.linalg.norm(a)), 1e-30))}
-    if reference.dtype == np.uint8 and found["error"]:
-        found["psnr"] = float(10 * np.log10(255**2 / np.mean((a - b) ** 2)))
-    return found
+HEADROOM = 2.0, 3e9  # of a contender's memory: times its weights in fp32, which most read first, and bytes besides
 
 
 class Stand:
@@ -132,11 +49,13 @@ class Stand:
             for each in (self.record, *todo):
                 yield self.absent(each, absence(each, error))
             return
-        for each in todo:
-            yield self.against(each)
-            yield self.own_row()
-        if self.baseline:
-            self.baseline.close()
+        try:
+            for each in todo:
+                yield self.against(each)
+                yield self.own_row()
+        finally:
+            if self.baseline:
+                self.baseline.close()
 
     def counted(self) -> bound.Work | None:
         try:
@@ -192,22 +111,18 @@ class Stand:
         if contender.provider == "cuda":
             return True
         factor, besides = HEADROOM
-        count, needed = self.job.parameters(), 0.0
-        for precision in [contender.precision] if self.baseline else [contender.precision, self.record.precision]:
-            needed += factor * bound.BYTES[precision] * count + besides
-        return needed < machine.available_memory()
+        each = factor * 4 * self.job.parameters() + besides
+        return (1 if self.baseline else 2) * each < machine.available_memory()
 
     def alone(self) -> list[float]:
-        """Rounds of the baseline with nobody beside it; it is closed afterwards."""
-        if self.baseline is None:
-            self.open()
-        assert self.baseline
-        seconds = self.baseline.run(rounds_of(self.entry.rounds, self.first, self.first))
-        self.peak = self.baseline.peak()
-        self.samples += seconds
-        self.baseline.close()
-        self.baseline = None
-        return seconds
+        """Rounds of the baseline with nobody beside it, which then is closed; the same ones for all that follow."""
+        if self.baseline:
+            if not self.samples:
+                self.samples += self.baseline.run(rounds_of(self.entry.rounds, self.first, self.first))
+            self.peak = self.baseline.peak()
+            self.baseline.close()
+            self.baseline = None
+        return self.samples
 
     def measured(
         self,
