@@ -1,8 +1,8 @@
 """The command line of the benchmarks."""
 
+import importlib
 import shlex
-import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -17,7 +17,7 @@ def main() -> None:
     """Measure diffrt beside diffusers and every other way to run the same model.
 
     \b
-    A minute, on the model inside the package:
+    Two minutes, on the model inside the package:
       python -m benchmarks run smoke --out runs.jsonl
       python -m benchmarks report runs.jsonl --out report    then open report/index.html
     Full size; the plan is printed first, and rows are written as they come:
@@ -66,21 +66,44 @@ def run(
     work: Path,
     plan_only: bool,
 ) -> None:
+    record, line = SUITES[suite], spelled(suite, out, only, rounds, everything)
+    done = {row.key for row in rows.read(out) if row.status == "measured"} if resume and out.exists() else set()
+    if record.entries:
+        run_entries(suite, out, only, rounds, everything, work, plan_only, line, done)
+        return
+    click.echo(f"{suite}: {record.about}; about {record.minutes:.0f} min")
+    if not plan_only:
+        from benchmarks.setting import setting
+
+        module = importlib.import_module(f"benchmarks.{suite}_suite")
+        save(out, module.run(setting(suite, work, line, rated=False), only, rounds, done))
+
+
+def spelled(suite: str, out: Path, only: Sequence[str], rounds: int | None, everything: bool) -> str:
+    """The command as another would give it: where files lie is his own affair."""
+    words = ["python", "-m", "benchmarks", "run", suite, "--out", out.name]
+    words += [word for each in only for word in ("--only", each)]
+    words += ["--rounds", str(rounds)] if rounds else []
+    return shlex.join(words + ["--all"] * everything)
+
+
+def run_entries(
+    suite: str,
+    out: Path,
+    only: Sequence[str],
+    rounds: int | None,
+    everything: bool,
+    work: Path,
+    plan_only: bool,
+    line: str,
+    done: Collection[tuple[str, ...]],
+) -> None:
     from benchmarks.machine import versions
     from benchmarks.plan import planned, with_rounds
     from benchmarks.setting import setting
     from benchmarks.stand import Stand
 
-    record = SUITES[suite]
-    line = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-    done = {row.key for row in rows.read(out) if row.status == "measured"} if resume and out.exists() else set()
-    if not record.entries:
-        click.echo(f"{suite}: {record.about}; about {record.minutes:.0f} min")
-        if not plan_only:
-            module = __import__(f"benchmarks.{suite}_suite", fromlist=["run"])
-            save(out, module.run(setting(suite, work, line, rated=False), only, rounds, done))
-        return
-    plan = with_rounds(planned(suite, record.entries, only, everything), rounds)
+    plan = with_rounds(planned(suite, SUITES[suite].entries, only, everything), rounds)
     if not plan:
         raise click.UsageError(f"nothing in {suite} has {' and '.join(only)}" + ("" if everything else "; try --all"))
     for each in plan:
@@ -94,19 +117,14 @@ def run(
     if "accelerate" not in versions():
         click.echo("without accelerate diffusers holds its weights twice while it loads: pip install accelerate")
     common = setting(suite, work, line, rated=True)
-    click.echo(
-        "rates: "
-        + ", ".join(
-            f"{name} {rate / 1e9:.0f} G{'B' if name == 'bandwidth' else 'FLOP'}/s"
-            for name, rate in common.rates.items()
-        )
-    )
+    units = {name: "GB/s" if name == "bandwidth" else "GFLOP/s" for name in common.rates}
+    click.echo("rates: " + ", ".join(f"{name} {rate / 1e9:.0f} {units[name]}" for name, rate in common.rates.items()))
 
     def all_rows() -> Iterator[rows.Row]:
         for each in plan:
-            stand = Stand(common, each)
             case, stage = each.entry.case.name, each.entry.stage
-            yield from stand.rows(lambda name, case=case, stage=stage: (suite, case, stage, name) not in done)  # type: ignore[misc]
+            measured = {name for *key, name in done if key == [suite, case, stage]}
+            yield from Stand(common, each).rows(lambda name, measured=measured: name not in measured)  # type: ignore[misc]
 
     save(out, all_rows(), sum(len(each.contenders) for each in plan))
 

@@ -32,7 +32,7 @@ def describe() -> dict[str, Any]:
         "flags": [flag for flag in FLAGS if flag in flags],
         "cores": cores(),
         "memory": memory,
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
 
 

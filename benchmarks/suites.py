@@ -57,7 +57,7 @@ class Suite:
 
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
-        "the default model, about a minute",
+        "the default model, about two minutes",
         (
             Entry(EMOJI, "denoiser", ("eager-bf16-cl", "openvino-fp32", *OURS), 5, 0.05),
             Entry(EMOJI, "picture", OURS, 3, 1.2),
