@@ -117,8 +117,8 @@ def run_entries(
     if "accelerate" not in versions():
         click.echo("without accelerate diffusers holds its weights twice while it loads: pip install accelerate")
     common = setting(suite, work, line, rated=True)
-    units = {name: "GB/s" if name == "bandwidth" else "GFLOP/s" for name in common.rates}
-    click.echo("rates: " + ", ".join(f"{name} {rate / 1e9:.0f} {units[name]}" for name, rate in common.rates.items()))
+    for name, rate in common.rates.items():
+        click.echo(f"{name:14}{rate / 1e9:6.0f} {'GB/s' if name == 'bandwidth' else 'GFLOP/s'} on this machine")
 
     def all_rows() -> Iterator[rows.Row]:
         for each in plan:

@@ -40,7 +40,7 @@ def matches(text: str, only: Sequence[str]) -> bool:
 def taking_part(entry: Entry) -> Iterator[Contender]:
     for pattern in entry.contenders:
         for name, contender in CONTENDERS.items():
-            fits = contender.bundle is None or contender.bundle in ("", *MODELS[entry.case.model].precisions)
+            fits = contender.bundle is None or contender.bundle in ("", *MODELS[entry.case.model].precisions[1:])
             if fnmatch(name, pattern) and entry.stage in contender.stages and fits:
                 yield contender
 
