@@ -1,5 +1,6 @@
 """Processes that measure: their environment, and the pipe to a worker."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -73,8 +74,9 @@ class Remote:
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # it may have died with a command unread
+                if pipe:
+                    pipe.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:

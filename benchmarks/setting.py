@@ -26,6 +26,9 @@ class Setting:
         return self.work / "benchmarks.log"
 
     def row(self, case: str, stage: str, contender: str, **fields: Any) -> Row:
+        """The reason, where there is one, tells no one where the work folder lies."""
+        if "reason" in fields:
+            fields["reason"] = fields["reason"].replace(f"{self.work}/", "")
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         common: dict[str, Any] = {
             "versions": self.versions,

@@ -161,7 +161,7 @@ class Stand:
         )  # fmt: skip
 
     def absent(self, contender: Contender, why: tuple[str, str]) -> Row:
-        status, reason = why[0], why[1].replace(f"{self.setting.work}/", "")
+        status, reason = why
         return self.setting.row(
             self.entry.case.name, self.entry.stage, contender.name, runtime=contender.runtime,
             precision=contender.precision, provider=contender.provider, status=status, reason=reason,

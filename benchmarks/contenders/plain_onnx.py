@@ -44,7 +44,7 @@ def write_graph(contender: Contender, job: Job, log: Path) -> None:
 
 
 def export(checkpoint: Path, part: str, file: Path) -> None:
-    """At sizes of an odd number of latents, so that none is taken for a constant: batch, height, width are free."""
+    """Batch, height and width are free: none of them is 1 in the example, which would be taken for a constant."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
@@ -63,7 +63,7 @@ def export(checkpoint: Path, part: str, file: Path) -> None:
         arguments = torch.randn(2, config.in_channels, 64, 64), torch.full((2,), 500.0), words
         shapes = plane, {0: auto}, {0: auto, 1: auto}
     else:
-        arguments, shapes = (torch.randn(1, config.latent_channels, 64, 64),), (plane,)
+        arguments, shapes = (torch.randn(2, config.latent_channels, 64, 64),), (plane,)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name("partial.onnx")
     torch.onnx.export(Plain(module, part), arguments, str(partial), dynamo=True, dynamic_shapes=shapes)
