@@ -26,6 +26,13 @@ def alternate(baseline: Runner, contender: Runner, rounds: int) -> tuple[list[fl
     return a, b
 
 
+def take_turns(baseline: Runner, contender: Runner, least: int) -> tuple[list[float], list[float]]:
+    """`least` rounds, and more where those were short. (What a first run takes says little: it may have compiled.)"""
+    a, b = alternate(baseline, contender, least)
+    more = alternate(baseline, contender, rounds_of(least, min(a), min(b)) - least)
+    return a + more[0], b + more[1]
+
+
 def rounds_of(least: int, one: float, other: float) -> int:
     return max(least, min(MOST_ROUNDS, int(LEAST_SECONDS / (one + other))))
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import bound, machine
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender
-from benchmarks.measures import alternate, compare, rounds_of, spread
+from benchmarks.measures import compare, spread, take_turns
 from benchmarks.plan import Planned, job
 from benchmarks.processes import Failed, NotMeasured, Remote, command, write_checkpoint
 from benchmarks.rows import Row
@@ -89,13 +89,12 @@ class Stand:
             output = self.setting.work / "output.npy"
             (first,) = remote.run(1, output)
             error = compare(np.load(self.file), np.load(output))
-            rounds = rounds_of(self.entry.rounds, self.first, first)
             if together:
                 assert self.baseline
-                baseline, own = alternate(self.baseline, remote, rounds)
+                baseline, own = take_turns(self.baseline, remote, self.entry.rounds)
                 self.samples += baseline
             else:
-                own = remote.run(rounds)
+                own = remote.run(self.entry.rounds)
             peak = remote.peak()
             return self.measured(contender, remote, own, baseline, first, peak, together, error)
         except (Failed, OSError) as error:
@@ -118,7 +117,7 @@ class Stand:
         """Rounds of the baseline with nobody beside it, which then is closed; the same ones for all that follow."""
         if self.baseline:
             if not self.samples:
-                self.samples += self.baseline.run(rounds_of(self.entry.rounds, self.first, self.first))
+                self.samples += self.baseline.run(self.entry.rounds)
             self.peak = self.baseline.peak()
             self.baseline.close()
             self.baseline = None

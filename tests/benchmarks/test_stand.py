@@ -70,6 +70,18 @@ def test_the_baseline_stays_and_the_two_take_turns(stand):
     assert (baseline.contender, baseline.rounds, baseline.ratio, baseline.error) == (a, 3, 1.0, 0.0)
 
 
+def test_a_first_run_that_compiles_does_not_make_for_fewer_rounds(stand, monkeypatch):
+    run, first = Fake.run, iter([100.0])
+
+    def compiling(self, *args, **options):
+        seconds = run(self, *args, **options)
+        return seconds if self.name == "eager-fp32" else [next(first, seconds[0])]
+
+    monkeypatch.setattr(Fake, "run", compiling)
+    row, _ = stand.rows(lambda name: True)
+    assert (row.first_seconds, row.rounds, row.max_seconds) == (100.0, 3, 0.5)
+
+
 def test_what_memory_does_not_hold_runs_apart(stand, monkeypatch):
     monkeypatch.setattr(stands.machine, "available_memory", lambda: 1)
     row, baseline = stand.rows(lambda name: True)
