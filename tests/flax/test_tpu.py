@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from benchmarks.checkpoints import SD15
 from tests.conftest import REPOSITORY
-from tests.full_size.checkpoint import PARTS
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="pip install libtpu, as jax[tpu] asks")
 
@@ -37,7 +37,7 @@ def test_a_small_one(mini):
 @pytest.mark.slow
 def test_stable_diffusion(tmp_path):
     """With one picture on each chip, 16 GB of it are enough."""
-    for part, (config, _, _) in PARTS.items():
+    for part, (config, _, _) in SD15.items():
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text(json.dumps(config))
     out = compiled(tmp_path, "8x1", "8", "512x512", "50", timeout=3000)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .checkpoint import write_full_size
+from benchmarks.checkpoints import write_random
+
 from .measure import measured
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ pipe("a red apple", seed=7, num_inference_steps=2, height=int(size), width=int(s
 def checkpoint(tmp_path_factory):
     kept = os.environ.get("DIFFRT_FULL_SIZE")
     folder = Path(kept) / "sd15" if kept else tmp_path_factory.mktemp("full") / "sd15"
-    return folder if folder.exists() else write_full_size(folder)
+    return folder if folder.exists() else write_random("sd15", folder)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .checkpoint import write_full_size
+from benchmarks.checkpoints import write_random
+
 from .measure import measured
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
     kept = os.environ.get("DIFFRT_FULL_SIZE")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("full")
     if not (folder / "sd15").exists():
-        write_full_size(folder / "sd15")
+        write_random("sd15", folder / "sd15")
     return folder
 
 
