@@ -12,6 +12,7 @@ from diffrt.weight_files import STEMS, shard_names
 
 from .checkpoint import read_json
 from .families import FAMILIES
+from .weights import MARKS
 
 INDEX = "model_index.json"
 TEXT = (".json", ".txt", ".model")  # what parts without weights are made of: a tokenizer, a scheduler
@@ -67,7 +68,7 @@ def weights(part: str, inside: Collection[str], precision: str, read: Read) -> l
     """A part's weights in one variant: a file, or an index and its shards; pickles where there are no safetensors."""
     pickled = not any(name.endswith(".safetensors") for name in inside)
     stems, suffix = (PICKLE_STEMS, ".bin") if pickled else (STEMS, ".safetensors")
-    for whole, index in candidates(part, stems, suffix, (".fp16", "") if precision == "fp16" else ("",)):
+    for whole, index in candidates(part, stems, suffix, MARKS[precision]):
         if whole in inside:
             return [whole]
         if index in inside:

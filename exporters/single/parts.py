@@ -10,6 +10,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from diffrt.bundle import Bundle
 from diffrt.errors import ExportError
 
+from ..int8.rewriting import resize_all_axes
 from ..lowering import lower
 from ..passes import clean
 from ..passes.shapes import drop_inner_shapes
@@ -41,6 +42,8 @@ def load(bundle: Bundle, component: str, output: str, form: str, axes: dict[str,
     infer_shapes(model)
     widen(model, [node for node in model.graph if node.op_type != "Constant"])
     clean(model)
+    if spec.quantized:
+        resize_all_axes(model)
     lower(model, form)
     drop_inner_shapes(model)
     for node in model.graph:
