@@ -18,7 +18,8 @@ from diffrt.errors import InvalidArgument
 from diffrt.guidance import Conditions, guide, is_guided
 from diffrt.schedulers import SCHEDULERS, Table
 from diffrt.schedulers.arrays import single_inputs
-from exporters.single.graph import Source, assemble
+from exporters.single.graph import assemble
+from exporters.single.source import Source
 from exporters.single.tables import baked
 from exporters.single.tokenizer import Vocabulary
 from tests.schedulers.reference import SD_CONFIG
