@@ -78,6 +78,7 @@ def assemble(source: Source, required: Collection[str] = (), unrolled: bool = Fa
         start = optional("start", INT64, [], np.array(0))
         count = optional("count", INT64, [], np.array(np.iinfo(np.int64).max))
         before = optional("slots_before", FLOAT, [*state], nothing)
+        later = do("Greater", start, np.int64(0))
     table = {}
     for name, shape in source.table.items():
         shape = [source.evals if unrolled and axis == "rows" else axis for axis in shape]
@@ -92,7 +93,7 @@ def assemble(source: Source, required: Collection[str] = (), unrolled: bool = Fa
         run = chosen(main, table, steps, start, count, source.steps)
     else:
         ran = last_steps(main, table, steps, picture.strength, source.steps)
-        partial, later = do("Less", ran, steps), do("Greater", start, np.int64(0))
+        partial = do("Less", ran, steps)
         opening = pictures.opening(main, source, partial)
         run = chosen(main, table, steps, start, count, source.steps, ran, opening)
     seed = do("Reshape", seed, batch, name="seed must have one entry for each row of input_ids")
@@ -103,7 +104,7 @@ def assemble(source: Source, required: Collection[str] = (), unrolled: bool = Fa
         begun = pictures.begin(main, source, picture, run, table, drawn, later, partial)
     slots = fresh(main, table, begun.x)
     if not unrolled:
-        slots = resumed(main, slots, before, do("Greater", start, np.int64(0)))
+        slots = resumed(main, slots, before, later)
 
     passes = do("Add", do("Cast", do("Greater", scale, np.float32(1)), to=INT64), np.int64(1))  # 2 where it is guided
     passes = do("Unsqueeze", passes, ints(0))

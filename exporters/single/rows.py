@@ -9,6 +9,8 @@ import onnx_ir as ir
 from ..nodes import BOOL, DOUBLE, INT64, ints
 from .assembly import Assembly
 
+LAST = ints(np.iinfo(np.int64).max)  # where a Slice goes on to the end
+
 
 @dataclass(frozen=True, eq=False)
 class Opening:
@@ -75,9 +77,6 @@ def chosen(
     draws = do("Concat", *opening.draws, of_rows, axis=0)
     place = do("Mul", do("Add", do("CumSum", noisy, np.int64(0)), np.int64(len(opening.draws) - 1)), noisy)
     return Run(rows, draws, place, following, do("Equal", end, length))
-
-
-LAST = ints(np.iinfo(np.int64).max)
 
 
 def everything(main: Assembly, table: Mapping[str, ir.Value], evals: int) -> Run:

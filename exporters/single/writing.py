@@ -87,10 +87,9 @@ def export(
     with opened(source, revision, target, of_checkpoint, progress) as bundle, building(target) as folder:
         manifest = bundle.manifest
         if task not in manifest.tasks:
-            can = [each.replace("_", "-") for each in manifest.tasks]
-            raise InvalidArgument(
-                f"{bundle.root} is not for {task.replace('_', '-')}, but for {', '.join(can)}: --task"
-            )
+            can = [each.replace("_", "-") for each in manifest.tasks if each in TASKS]
+            fix = f"give --task {' or '.join(can)}" if can else "export the components"
+            raise InvalidArgument(f"{bundle.root} does not do {task.replace('_', '-')}: {fix}")
         told = [spec.name for spec in manifest.components[manifest.denoiser].inputs]
         if told != ["sample", "timestep", "encoder_hidden_states"]:
             raise InvalidArgument(

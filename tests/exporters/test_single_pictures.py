@@ -29,7 +29,8 @@ from exporters.single.rows import last_steps
 from .test_image_tasks import mask, picture
 
 SIZE, STEPS = (16, 48), [4, 6]
-IMAGE, MASK = np.asarray(picture(*SIZE)), np.asarray(mask("part", *SIZE))
+IMAGE, MASK = np.asarray(picture(*SIZE)), np.array(mask("part", *SIZE))
+MASK[0, :16:8] = 127, 128  # the last that is kept, and the first that is painted anew
 OTHERS = np.asarray(picture(*SIZE, seed=1)), 255 - MASK
 PROMPTS, SEEDS = ["a red apple", "the apple"], [7, -5]
 GIVEN = {"steps": 6, "strength": 0.7, "guidance": 4.0}
@@ -258,5 +259,5 @@ def test_options_that_are_refused(inpaint_folder, tmp_path, capsys):
     )
     fails("an unrolled graph draws from text alone", "emoji", *form, "--task", "inpaint", "--loop", "unrolled:4")
     fails("--task belongs to --form single: leave it out for components", "emoji", "--task", "inpaint")
-    fails("is not for text-to-image, but for inpaint: --task", inpaint_folder / "bundle", *form)
+    fails("does not do text-to-image: give --task inpaint", inpaint_folder / "bundle", *form)
     assert list(tmp_path.iterdir()) == []
