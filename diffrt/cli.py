@@ -209,6 +209,7 @@ def generate(
 @click.option(
     "--static", "--size", "static", metavar="HxW", help="Add graphs for pictures of exactly this size, such as 512x512."
 )
+@click.option("--task", metavar="text-to-image|image-to-image|inpaint", help="Of a single graph: what it begins with.")
 @click.option("--steps", metavar="N,N", help="Of a single graph: step counts to choose from; 1, 4, 8, 20 and its own.")
 @click.option("--scheduler", metavar="NAME", help="Of a single graph: its sampler.")
 @click.option("--loop", metavar="scan|unrolled:N", help="Of a single graph: unrolled:4 has no loop and takes 4 steps.")
@@ -227,6 +228,7 @@ def export(
     precision: str,
     attention: str,
     static: str | None,
+    task: str | None,
     steps: str | None,
     scheduler: str | None,
     loop: str | None,
@@ -250,6 +252,7 @@ def export(
     diffrt export path/to/stable-diffusion-v1-5 sd15 --static 512x512 --force
     diffrt export model.safetensors my-bundle
     diffrt export sd15 sd15-single --form single --size 512x512 --steps 20,30
+    diffrt export sd15 sd15-inpaint --form single --size 512x512 --task inpaint
     """
     size = None
     if static is not None:
@@ -257,7 +260,14 @@ def export(
         if not found:
             raise InvalidArgument(f"--static is {static!r}: give height x width in pixels, such as 512x512")
         size = (int(found[1]), int(found[2]))
-    of_single = {"steps": steps, "scheduler": scheduler, "loop": loop, "tokenizer": tokenizer, "inputs": inputs}
+    of_single = {
+        "task": task,
+        "steps": steps,
+        "scheduler": scheduler,
+        "loop": loop,
+        "tokenizer": tokenizer,
+        "inputs": inputs,
+    }
     single = {name: value for name, value in of_single.items() if value is not None}
     forms: dict[str, tuple[str, ...]] = {f"--{name}": ("single",) for name in single}
     forms |= {"--attention": ("components", "single")} if attention != "auto" else {}
@@ -317,6 +327,8 @@ def _single_options(given: dict[str, str]) -> dict[str, Any]:
     """What exporters.single takes for --steps, --loop and the rest."""
     options: dict[str, Any] = dict(given)
     steps, loop = given.get("steps"), options.pop("loop", "scan")
+    if "task" in given:
+        options["task"] = given["task"].replace("-", "_")
     if steps is not None:
         if not re.fullmatch(r"\d{1,5}(,\d{1,5})*", steps):
             raise InvalidArgument(f"--steps is {steps!r}: give whole numbers, such as 1,4,8,20")

@@ -9,6 +9,8 @@ pack weights that a body takes from around it.
     z         [E,B,...] f32   the unit noise of every row, 0 where it is not noisy
     threshold [2] f32         only of a graph made with threshold=True
     calls     [E] bool        only of a graph made with a spread, log_std [E,2] f32 with "range"
+    alpha_after, sigma_after [E], mask [B,1,...], original, noise [B,...] f32   only of a graph made with keep=True:
+                              after a row x becomes mask x + (1 - mask) (alpha_after original + sigma_after noise)
     -> slots after all rows
 
 Every row calls the model, also one that does not read its output (a Table's `calls`).
@@ -26,9 +28,15 @@ from diffrt.errors import ExportError
 from .nodes import BOOL, FLOAT, INT64, Nodes, ints, value
 
 
-def loop(model: ir.Model, threshold: bool = False, spread: Literal["variance", "range"] | None = None) -> ir.Model:
+def loop(
+    model: ir.Model,
+    threshold: bool = False,
+    spread: Literal["variance", "range"] | None = None,
+    keep: bool = False,
+) -> ir.Model:
     """The loop around a model, which is used up. Its inputs are x [B,...] and the time [B], both float32, and any
-    others, which become inputs of the loop; its output is m. `threshold`, `spread`: as in the tables to be run."""
+    others, which become inputs of the loop; its output is m. `threshold`, `spread`: as in the tables to be run; `keep`:
+    what a mask does not cover is put back after every row."""
     graph = model.graph
     x, t, *others = graph.inputs
     if x.shape is None or t.shape is None or len(t.shape) != 1 or len(graph.outputs) != 1:
@@ -47,17 +55,22 @@ def loop(model: ir.Model, threshold: bool = False, spread: Literal["variance", "
         columns["calls"] = value("calls", BOOL, [])
     if spread == "range":
         columns["log_std"] = value("log_std", FLOAT, [2])
+    kept: list[ir.Value] = []
+    if keep:
+        columns |= {name: value(name, FLOAT, []) for name in ("alpha_after", "sigma_after")}
+        shapes = {"mask": [latents[0], 1, *latents[2:]], "original": latents, "noise": latents}
+        kept = [value(name, FLOAT, shape) for name, shape in shapes.items()]
     clip = value("clip", FLOAT, [])
     fixed = [clip, value("threshold", FLOAT, [2])] if threshold else [clip]
     body = Body(model, slots, columns)
-    body.run(x, t, fixed, spread)
+    body.run(x, t, fixed, spread, kept)
 
     state = value("slots", FLOAT, ["slots", *latents])
     stacked = [value(name, column.dtype, ["rows", *column.shape]) for name, column in columns.items()]  # type: ignore[misc]
     after = value("slots_after", FLOAT, ["slots", *latents])
     scan = ir.node("Scan", [state, *stacked], {"body": body.graph, "num_scan_inputs": len(stacked)}, outputs=[after])
     result = ir.Graph(
-        [state, *stacked, *fixed, *others],
+        [state, *stacked, *fixed, *kept, *others],
         [after],
         nodes=[scan],
         opset_imports=graph.opset_imports.copy(),
@@ -82,7 +95,9 @@ class Body(Nodes):
         self.model_nodes = nodes
         super().__init__(ir.Graph([slots, *columns.values()], [], nodes=[], initializers=weights, name="row"))
 
-    def run(self, x: ir.Value, t: ir.Value, fixed: Sequence[ir.Value], spread: str | None) -> None:
+    def run(
+        self, x: ir.Value, t: ir.Value, fixed: Sequence[ir.Value], spread: str | None, kept: Sequence[ir.Value]
+    ) -> None:
         """[slots; y; m; z] -> slots."""
         row = self.columns
         now = self.do("Gather", self.slots, np.array(0), axis=0)
@@ -101,8 +116,19 @@ class Body(Nodes):
         terms = self.do("Concat", self.slots, *(self.do("Unsqueeze", each, ints(0)) for each in (y, m, z)), axis=0)
         flat = self.do("MatMul", row["W"], self.do("Reshape", terms, ints(0, -1)))
         after = self.do("Reshape", flat, self.do("Shape", self.slots))
+        if kept:
+            after = self.put_back(after, *kept)
         after.name, after.type, after.shape = "slots_next", self.slots.type, self.slots.shape
         self.graph.outputs.append(after)
+
+    def put_back(self, slots: ir.Value, mask: ir.Value, original: ir.Value, noise: ir.Value) -> ir.Value:
+        """The slots with the original, as noisy as x now is, where the mask is 0."""
+        alpha, sigma = self.columns["alpha_after"], self.columns["sigma_after"]
+        known = self.do("Add", self.do("Mul", original, alpha), self.do("Mul", noise, sigma))
+        covered = self.do("Mul", mask, self.do("Gather", slots, np.array(0), axis=0))
+        x = self.do("Add", self.do("Mul", self.do("Sub", np.float32(1), mask), known), covered)
+        others = self.do("Slice", slots, ints(1), ints(np.iinfo(np.int64).max))
+        return self.do("Concat", self.do("Unsqueeze", x, ints(0)), others, axis=0)
 
     def width(self, v: ir.Value, spread: str) -> ir.Value:
         """By how much the network says that z is widened."""

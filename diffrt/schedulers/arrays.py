@@ -62,20 +62,26 @@ def _seen(table: Table, slots: int) -> np.ndarray:  # [E,S+3]
     return seen
 
 
-def single_inputs(table: Table) -> dict[str, np.ndarray]:
+def single_inputs(table: Table, last: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
     """A table as the inputs of a single graph (`diffrt export --form single`), for a run of its number of steps. The
-    noise of a Brownian path must be fed too: docs/embedding.md.
+    noise of a Brownian path must be fed too: docs/embedding.md. For a graph that begins with a picture, `last` = (k, n)
+    says that the table is of the last k of n steps, which is `scheduler.table(n, skip=n - k)`.
 
     table_t, table_c_in, table_p, table_q, table_init_sigma   [E] f32
     table_W      [E,S+1,S+4] f32, the last slot is the clean picture that the model last saw
     table_steps  [E] i64, of which number of inference steps each row is
     table_clip   [] f32
+    with `last`  table_run [E] i64, of how many steps that are run each row is; table_alpha, table_sigma [E] f32, the
+                 noise level of x before each row
     """
     if table.threshold is not None or table.spread is not None:
         raise InvalidArgument("a single graph takes no thresholding and no learned variance_type: choose others")
     rows = arrays(table, denoised=True)
     rows["init_sigma"] = np.full(table.evals, table.init_sigma, np.float32)
     rows["steps"] = np.full(table.evals, table.steps)
+    if last is not None:
+        rows |= {"run": np.full(table.evals, last[0]), "steps": np.full(table.evals, last[1])}
+        rows |= {"alpha": table.alpha.astype(np.float32), "sigma": table.sigma.astype(np.float32)}
     return {f"table_{name}": column for name, column in rows.items() if name != "calls"}
 
 

@@ -33,12 +33,23 @@ class Assembly(Nodes):
         index = self.do("Where", holds, np.int64(0), np.int64(1))
         return self.do("Gather", self.do("Unsqueeze", then, ints(0)), index, axis=0, name=otherwise)
 
+    def for_each(self, given: ir.Value, batch: ir.Value, row: Sequence[int], otherwise: str) -> ir.Value:
+        """[1 or N,*row] -> [N,*row]: one for all pictures, or one each. batch: i64 [1], N."""
+        shape = self.do("Concat", batch, ints(*row), axis=0)
+        rows = self.do("Expand", given, shape, name=otherwise)
+        return self.do("Reshape", rows, shape, name=otherwise)  # Expand alone takes several for one picture
+
     def inline(self, model: ir.Model, *inputs: ir.Value) -> ir.Value:
         """The one output of a model, whose nodes and weights become this graph's."""
+        (result,) = self.inline_all(model, *inputs)
+        return result
+
+    def inline_all(self, model: ir.Model, *inputs: ir.Value) -> list[ir.Value]:
+        """All its outputs, likewise."""
         nodes, weights = list(model.graph), list(model.graph.initializers.values())
         for old, new in zip(list(model.graph.inputs), inputs, strict=True):
             old.replace_all_uses_with(new)
-        (result,) = model.graph.outputs
+        results = list(model.graph.outputs)
         for part in (model.graph.inputs, model.graph.outputs, model.graph.initializers):
             part.clear()
         model.graph.remove(nodes)
@@ -46,4 +57,4 @@ class Assembly(Nodes):
             assert weight.name is not None
             self.graph.initializers[weight.name] = weight
         self.graph.extend(nodes)
-        return result
+        return results

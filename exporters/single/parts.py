@@ -1,6 +1,6 @@
 """A bundle's graphs as building blocks: of one size of picture, named apart, in the form that is asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,8 +17,8 @@ from ..passes.shapes import drop_inner_shapes
 from ..passes.widen import widen
 
 
-def load(bundle: Bundle, component: str, output: str, form: str, axes: dict[str, int]) -> ir.Model:
-    """A component's graph with `axes` made static, its shape arithmetic folded, one of its outputs, and its attention
+def load(bundle: Bundle, component: str, outputs: Collection[str], form: str, axes: dict[str, int]) -> ir.Model:
+    """A component's graph with `axes` made static, its shape arithmetic folded, some of its outputs, and its attention
     in a form of exporters/lowering.py. Weights are mapped from the bundle's files.
 
     It computes in fp32, also with fp16 weights. On processors ONNX Runtime would do so too, but what it then casts in a
@@ -36,7 +36,7 @@ def load(bundle: Bundle, component: str, output: str, form: str, axes: dict[str,
         # named apart: ONNX Runtime takes axes of one name to be of one size, and a guided batch is twice the pictures
         named = {str(axis): f"{component}/{axis}" for axis in boundary.shape if not isinstance(axis, int)} | axes
         boundary.shape = ir.Shape([named.get(str(axis), axis) for axis in boundary.shape])
-    model.graph.outputs[:] = [boundary for boundary in model.graph.outputs if boundary.name == output]
+    model.graph.outputs[:] = [boundary for boundary in model.graph.outputs if boundary.name in outputs]
     for boundary in model.graph.outputs:
         boundary.shape = None
     infer_shapes(model)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
@@ -20,15 +21,16 @@ from diffrt.manifest import MANIFEST
 
 from ..lowering import LOWERINGS
 from .describe import describe, metadata
-from .graph import SEGMENT, TABLE, Source, assemble
+from .graph import SEGMENT, assemble
 from .parts import load
+from .source import PICTURED, TABLE, TASKS, Source
 from .tables import baked
 from .tokenizer import Vocabulary
 
 GRAPH, DATA, RECORD = "pipeline.onnx", "pipeline.onnx.data", "pipeline.json"
 STEPS = (1, 4, 8, 20)
 UNROLLED = 8  # steps at most: the graph grows with them
-INPUTS = {"plain": (), "segments": SEGMENT, "all": (*SEGMENT, *TABLE, "noise")}
+INPUTS = {"plain": (), "segments": SEGMENT, "all": (*SEGMENT, *TABLE, *PICTURED, "noise")}
 TOKENIZERS = ("ids", "op")
 LARGEST = 2_000_000_000  # bytes of weights inside the file: protobuf ends at 2^31
 
@@ -38,6 +40,7 @@ def export(
     dest: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    task: str = TASKS[0],
     size: tuple[int, int] | None = None,
     steps: Sequence[int] | None = None,
     scheduler: str | None = None,
@@ -53,10 +56,11 @@ def export(
 ) -> Path:
     """Write `source`, a bundle or a checkpoint, as pipeline.onnx to the folder `dest`; on failure nothing is left.
 
+    task       "text_to_image", or "image_to_image" or "inpaint": the graph begins with a picture of its own size
     size       (height, width) of the pictures in pixels, by default the model's own
     steps      the numbers of inference steps to bake the sampler's table in for; by default 1, 4, 8, 20 and the model's
     scheduler  the name of the sampler, by default the model's
-    unrolled   no loop: the rows of one number of steps, at most 8, one after another
+    unrolled   no loop, from text alone: the rows of one number of steps, at most 8, one after another
     tokenizer  "ids", or "op": prompts are strings, and hosts load onnxruntime-extensions
     inputs     which inputs must be given beyond the plain ones: "plain" none, "segments" those of a run in segments,
                "all" also tables and noise. The others have defaults; APIs for JavaScript cannot feed those that do.
@@ -67,20 +71,25 @@ def export(
     """
     target = Path(dest).absolute()
     for name, given, known in (
-        ("tokenizer", tokenizer, TOKENIZERS), ("inputs", inputs, INPUTS), ("attention", attention, LOWERINGS)
+        ("task", task, TASKS), ("tokenizer", tokenizer, TOKENIZERS), ("inputs", inputs, INPUTS),
+        ("attention", attention, LOWERINGS),
     ):  # fmt: skip
         if given not in known:
             raise InvalidArgument(f"{name} {given!r} is unknown here; {nearest(str(given), known)}")
     if unrolled and (steps is None or len(steps) != 1 or not 1 <= steps[0] <= UNROLLED):
         raise InvalidArgument(f"an unrolled graph has one number of steps, from 1 to {UNROLLED}; got {steps}")
+    if unrolled and task != TASKS[0]:
+        raise InvalidArgument(f"an unrolled graph draws from text alone, and the task is {task}: take --loop scan")
     if size is not None:
         check_size(size, 8)
     check_free(target, RECORD, force)
     of_checkpoint = {"precision": precision, "prediction_type": prediction_type, "verify": verify}
     with opened(source, revision, target, of_checkpoint, progress) as bundle, building(target) as folder:
         manifest = bundle.manifest
-        if "text_to_image" not in manifest.tasks:
-            raise InvalidArgument(f"{bundle.root} draws from no text alone, but: {', '.join(manifest.tasks)}")
+        if task not in manifest.tasks:
+            can = [each.replace("_", "-") for each in manifest.tasks if each in TASKS]
+            fix = f"give --task {' or '.join(can)}" if can else "export the components"
+            raise InvalidArgument(f"{bundle.root} does not do {task.replace('_', '-')}: {fix}")
         told = [spec.name for spec in manifest.components[manifest.denoiser].inputs]
         if told != ["sample", "timestep", "encoder_hidden_states"]:
             raise InvalidArgument(
@@ -92,7 +101,8 @@ def export(
         numbers = sorted(set(steps or (*STEPS, manifest.defaults.num_inference_steps)))
         progress(f"reading {bundle.root}")
         vocabulary = Vocabulary.read(bundle.root, manifest.tokenizers["text_encoder"])
-        parts = read(bundle, size, vocabulary, tokenizer == "op", attention, baked(sampler, numbers))
+        tables = baked(sampler, numbers, pictured=task != TASKS[0])
+        parts = read(bundle, task, size, vocabulary, tokenizer == "op", attention, tables)
         model = assemble(parts, INPUTS[inputs], unrolled)
         NameFixPass()(model)
         record = describe(model, parts, manifest, vocabulary, sampler)
@@ -148,7 +158,13 @@ def bundle_folder(source: str | os.PathLike[str], revision: str | None) -> Path 
 
 
 def read(
-    bundle: Bundle, size: tuple[int, int] | None, vocabulary: Vocabulary, op: bool, attention: str, tables: dict
+    bundle: Bundle,
+    task: str,
+    size: tuple[int, int] | None,
+    vocabulary: Vocabulary,
+    op: bool,
+    attention: str,
+    tables: dict[str, np.ndarray],
 ) -> Source:
     """All that the graph is made of."""
     manifest = bundle.manifest
@@ -157,16 +173,21 @@ def read(
     check_size((height, width), math.lcm(8, factor))
     h, w = height // factor, width // factor
     axes = {"height": height, "width": width, "h": h, "w": w, "sequence": vocabulary.tokens}
+    pictured = task != TASKS[0]
+    sample = next(each for each in manifest.components["unet"].inputs if each.name == "sample")
     return Source(
-        text_encoder=load(bundle, "text_encoder", "last_hidden_state", attention, axes),
-        unet=load(bundle, "unet", "out_sample", attention, axes),
-        decoder=load(bundle, "vae_decoder", "sample", attention, axes),
+        text_encoder=load(bundle, "text_encoder", ["last_hidden_state"], attention, axes),
+        unet=load(bundle, "unet", ["out_sample"], attention, axes),
+        decoder=load(bundle, "vae_decoder", ["sample"], attention, axes),
         tables=tables,
         preview=manifest.preview,
         vocabulary=vocabulary,
         op=op,
         latent=(channels, h, w),
         factor=factor,
+        task=task,
+        encoder=load(bundle, "vae_encoder", ["mean", "std"], attention, axes) if pictured else None,
+        beside=sample.shape[1] != channels,
     )
 
 

@@ -1,16 +1,37 @@
 """The program in Node.js, over npm's onnxruntime-node."""
 
+import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
-from .hosts import CASES, EXAMPLES, difference, installed, run
+from .conftest import exported
+from .hosts import CASES, EXAMPLES, difference, installed, run, session
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("npm"), reason="node and npm are not installed"),
 ]
+
+
+DOCS = EXAMPLES.parents[1] / "docs" / "embedding-hosts.md"
+FROM_A_PICTURE = """
+import ort from "onnxruntime-node";
+import { readFileSync, writeFileSync } from "node:fs";
+const [model, given, to] = process.argv.slice(2);
+const { ids, rgb, grey, height, width } = JSON.parse(readFileSync(given), (key, x) =>
+  key === "rgb" || key === "grey" ? Uint8Array.from(x) : x);
+const whole = (numbers, shape) => new ort.Tensor("int64", BigInt64Array.from(numbers.map(BigInt)), shape);
+const feeds = {
+  input_ids: whole(ids, [1, ids.length]), negative_ids: whole(ids, [1, ids.length]), seed: whole([7], [1]),
+  guidance_scale: new ort.Tensor("float32", Float32Array.of(3), []), num_inference_steps: whole([4], []),
+};
+SNIPPET
+const session = await ort.InferenceSession.create(model, { logSeverityLevel: 3 });
+writeFileSync(to, (await session.run(feeds, ["images"])).images.data);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +87,24 @@ def test_without_the_package_it_says_what_to_install(single, tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "embed", ignore=shutil.ignore_patterns("node_modules"))
     done = run("node", tmp_path / "embed" / "node" / "generate.mjs", single / "pipeline.onnx", "a cat")
     assert done.returncode == 2 and "run npm install here first" in done.stderr
+
+
+def test_from_a_picture(program, tmp_path_factory):
+    """As the page on hosts says."""
+    folder = exported(tmp_path_factory, "--task", "inpaint", "--steps", "4")
+    snippet = re.search(r"```js\n(feeds\.image.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    script = program.with_name("picture.mjs")
+    script.write_text(FROM_A_PICTURE.replace("SNIPPET", snippet[1]), "utf-8")
+    y, x = np.mgrid[:128, :128]
+    rgb = np.stack([x + y, 255 - y, 2 * x], axis=-1).astype(np.uint8)
+    grey = np.where(y > 60, 255, 0).astype(np.uint8)
+    given = {"ids": [2046, 5, *[2047] * 30], "rgb": rgb.ravel().tolist(), "grey": grey.ravel().tolist()}
+    (folder / "given.json").write_text(json.dumps(given | {"height": 128, "width": 128}))
+    done = run("node", script, folder / "pipeline.onnx", folder / "given.json", folder / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    ids = np.array([given["ids"]])
+    feeds = {"input_ids": ids, "negative_ids": ids, "seed": np.array([7]), "guidance_scale": np.array(3, np.float32)}
+    feeds |= {"num_inference_steps": np.array(4), "image": rgb[None], "mask": grey[None], "strength": np.array(0.6)}
+    expected = session(folder / "pipeline.onnx").run(["images"], feeds)[0]
+    ours = np.fromfile(folder / "out", np.uint8).reshape(expected.shape)
+    assert np.abs(ours.astype(int) - expected).max() <= 1

@@ -363,7 +363,7 @@ def test_bad_sources_and_targets(folder, tmp_path, capsys):
 
 def test_a_bundle_without_portable_graphs():
     with pytest.raises(ExportError, match="has no portable graph of the text_encoder: export it with --attention auto"):
-        load(without_portable(Bundle.open(BUNDLES["emoji"])), "text_encoder", "last_hidden_state", "ort", {})
+        load(without_portable(Bundle.open(BUNDLES["emoji"])), "text_encoder", ["last_hidden_state"], "ort", {})
 
 
 def without_portable(bundle):

@@ -18,7 +18,8 @@ from diffrt.errors import InvalidArgument
 from diffrt.guidance import Conditions, guide, is_guided
 from diffrt.schedulers import SCHEDULERS, Table
 from diffrt.schedulers.arrays import single_inputs
-from exporters.single.graph import Source, assemble
+from exporters.single.graph import assemble
+from exporters.single.source import Source
 from exporters.single.tables import baked
 from exporters.single.tokenizer import Vocabulary
 from tests.schedulers.reference import SD_CONFIG
@@ -189,6 +190,11 @@ REFUSED = {
     "slots_before must be the slots that the last segment gave": {"start": np.array(1)},
     "seed must have one entry for each row of input_ids": {"seed": np.array([1])},
     "negative_ids must have one row, or as many as input_ids": {"negative_ids": np.repeat(AWAY, 3, axis=0)},
+    "negative_ids must have one row": {
+        "input_ids": IDS[:1],
+        "seed": np.array([1]),
+        "negative_ids": np.repeat(AWAY, 3, axis=0),
+    },
     "Expected: 5": {"input_ids": IDS[:, :4]},
 }
 
