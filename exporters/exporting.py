@@ -74,9 +74,11 @@ def export(
     revision      the branch, tag or commit of an id.
     layout        "diffrt", a bundle, or "optimum", a folder that optimum loads: in fp32, without static graphs and
                   without a comparison with PyTorch.
-    precision     "fp32" or "fp16". fp16 points at the checkpoint's fp16 weights and converts fp32 ones into the bundle
-                  where it has none. What overflows is measured, with verify or without, by running each component in
-                  fp32 in a process of its own; it computes in fp32.
+    precision     "fp32", "fp16" or "int8". fp16 points at the checkpoint's fp16 weights and converts fp32 ones into the
+                  bundle where it has none. What overflows is measured, with verify or without, by running each
+                  component in fp32 in a process of its own; it computes in fp32.
+                  int8 writes the denoiser and the decoder in 8 bits where that is faster on this machine, calibrated in
+                  the same way; other components are in fp32.
     attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
     static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
     prediction_type  of a single file: "epsilon" or "v_prediction", where the guess (which is said) is wrong.
