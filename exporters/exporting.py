@@ -251,7 +251,7 @@ def graphs(
         counts = quantize_components(folder, checkpoint, components, waiting, weights, settings, tokenizers, say)
         for component in components:
             count = counts.get(component.name)
-            yield Traced(component, waiting[component.name], precision if count else "fp32", quantized=count)
+            yield Traced(component, waiting[component.name], precision if count else "fp32", quantized=count or None)
 
 
 def write_graphs(

@@ -23,7 +23,7 @@ class Range:
 
 def observed(model: ir.Model) -> ir.Model:
     """A copy that gives, of every layer, the largest input and output and the least ones negated, f32[layers*4], and
-    the input's sizes, i64[...]: the largest over several runs is then the range of all."""
+    the rank and sizes of the input, i64[...]: the largest over several runs is then the range of all."""
     model = model.clone()
     nodes, ranges, sizes = Nodes(model.graph), [], []
     seen: dict[ir.Value, list[ir.Value]] = {}
@@ -35,7 +35,8 @@ def observed(model: ir.Model) -> ir.Model:
                 ends = nodes.do("ReduceMax", flat, keepdims=1), nodes.do("ReduceMin", flat, keepdims=1)
                 seen[each] = [ends[0], nodes.do("Neg", ends[1])]
             ranges += seen[each]
-        sizes.append(nodes.do("Shape", layer.node.inputs[0]))
+        shape = nodes.do("Shape", layer.node.inputs[0])
+        sizes += [nodes.do("Shape", shape), shape]
     for name, dtype, parts in ((RANGES, FLOAT, ranges), (SIZES, INT64, sizes)):
         joined = nodes.do("Concat", *parts, axis=0)
         model.graph.append(ir.node("Identity", [joined], outputs=[value(name, dtype, ["n"])]))
@@ -47,7 +48,6 @@ def read(model: ir.Model, found: dict[str, np.ndarray]) -> dict[str, Range]:
     """What a run of ``observed(model)`` gave, by layer."""
     numbers, sizes, ranges = found[RANGES].reshape(-1, 4).tolist(), list(found[SIZES]), {}
     for (name, layer), (in_high, in_low, out_high, out_low) in zip(layers(model).items(), numbers, strict=True):
-        rank = 4 if layer.node.op_type == "Conv" else 3
-        shape, sizes = sizes[:rank], sizes[rank:]
+        (_, *shape), sizes = sizes[: sizes[0] + 1], sizes[sizes[0] + 1 :]
         ranges[name] = Range((-in_low, in_high), (-out_low, out_high), tuple(map(int, shape)))
     return ranges

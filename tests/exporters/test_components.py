@@ -107,3 +107,14 @@ def test_manifest_names_every_file(pair):
     for path, entry in manifest.files.items():
         assert (bundle / path).stat().st_size == entry.bytes
     assert json.loads((bundle / "diffrt.json").read_text())["format"] == 1
+
+
+def test_no_activation_is_split(pair):
+    """GEGLU's two halves are two linear layers: what is split at load is the weight."""
+    bundle, manifest, _ = pair
+    for variant in manifest.components["unet"].variants:
+        graph = onnx.load(bundle / variant.file, load_external_data=False).graph
+        weights = {tensor.name for tensor in graph.initializer}
+        halved = [node.input[0] for node in graph.node if node.op_type == "Split"]
+        assert halved and set(halved) <= weights
+        assert sum(name.endswith("ff.net.0.proj.weight") for name in halved) == len(halved) / 2

@@ -240,3 +240,12 @@ def test_load(sd1_bundle, sd1_checkpoint, tmp_path, monkeypatch):
         diffrt.load(sd1_bundle, provider="cpuu")
     (tmp_path / "emoji").symlink_to(sd1_bundle)
     assert diffrt.load("./emoji").bundle.manifest.defaults.scheduler == "PNDMScheduler"
+
+
+def test_a_fast_load_draws_the_same(sd1_bundle, pipe):
+    """Weights used where they lie, by other kernels."""
+    ask = {"num_inference_steps": 3, "seed": 5, "output_type": "np"}
+    fast = diffrt.load(sd1_bundle, load="fast")
+    assert np.abs(fast(PROMPTS[0], **ask).images - pipe(PROMPTS[0], **ask).images).max() <= 1 / 255
+    with pytest.raises(InvalidArgument, match=r"unknown load 'quick'.*full.*fast"):
+        diffrt.load(sd1_bundle, load="quick")
