@@ -3,6 +3,7 @@
 from ..spec import Family
 from .dit import DIT
 from .flux import FLUX
+from .ldm import LDM
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
@@ -23,4 +24,5 @@ FAMILIES: dict[str, Family] = {
     "DDPMPipeline": UNCONDITIONAL,
     "DDIMPipeline": UNCONDITIONAL,
     "PNDMPipeline": UNCONDITIONAL,
+    "LDMPipeline": LDM,
 }
