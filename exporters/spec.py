@@ -70,6 +70,7 @@ class Family:
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in the manifest
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder
     t5: Mapping[str, int] = field(default_factory=dict)  # text encoders whose tokenizer is T5's -> tokens of a prompt
+    bert: tuple[str, ...] = ()  # text encoders whose tokenizer is BERT's
     classes: Callable[[Mapping[str, Any], Mapping[str, Config]], tuple[str, ...]] = lambda index, configs: ()
     forms: tuple[str, ...] = ("components",)
     layouts: tuple[str, ...] = ("diffrt",)

@@ -4,6 +4,7 @@ from ..spec import Family
 from .dit import DIT
 from .flux import FLUX
 from .ldm import LDM
+from .ldm_text import LDM_TEXT
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
@@ -25,4 +26,5 @@ FAMILIES: dict[str, Family] = {
     "DDIMPipeline": UNCONDITIONAL,
     "PNDMPipeline": UNCONDITIONAL,
     "LDMPipeline": LDM,
+    "LDMTextToImagePipeline": LDM_TEXT,
 }
