@@ -64,7 +64,7 @@ class Family:
     skipped: tuple[str, ...]  # parts that are reported and left behind
     components: Callable[[Mapping[str, Config]], tuple[Component, ...]]  # from the config of each part
     defaults: Callable[[Mapping[str, Config]], dict[str, Any]]  # height, width, num_inference_steps, guidance_scale
-    latents: Callable[[Mapping[str, Config]], dict[str, Any]]  # channels, scale_factor
+    latents: Callable[[Mapping[str, Config]], dict[str, Any]]  # as in the manifest
     optional: tuple[str, ...] = ()  # parts that some go without, with what is made of them
     denoiser: str = "unet"  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in the manifest
