@@ -65,7 +65,7 @@ def unet(config: Config, width: int, channels: int, extra: tuple[TensorSpec, ...
     if width != config["cross_attention_dim"]:
         raise CheckpointError(
             f"the text encoder gives {width} channels and the UNet's cross_attention_dim is "
-            f"{config['cross_attention_dim']}: unet/ and text_encoder/ belong to different models"
+            f"{config['cross_attention_dim']}: they belong to different models"
         )
     if config["in_channels"] not in (channels, 2 * channels + 1) or config["out_channels"] != channels:
         raise CheckpointError(

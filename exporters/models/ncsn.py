@@ -101,6 +101,8 @@ class Fourier(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        if torch.get_default_dtype() != torch.float32:  # angles of hundreds, of which fp16 keeps three digits
+            raise CheckpointError("fp16 cannot hold the frequencies of noise levels: export with --precision fp32")
         self.weight = nn.Parameter(torch.zeros(channels))
 
     def forward(self, sigma: Tensor) -> Tensor:

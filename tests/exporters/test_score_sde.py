@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import diffrt
 import exporters
-from diffrt.errors import InvalidArgument
+from diffrt.errors import CheckpointError, InvalidArgument
 from tests.conftest import kept
 from tests.exporters.test_pictures import assert_same
 
@@ -70,6 +70,12 @@ def test_any_size(pair):
     """Others than multiples of 4 as well, which diffusers' cannot take."""
     out = pair[0](height=9, width=1, num_inference_steps=2, seed=3, output_type="np")
     assert out.images.shape == (1, 9, 1, 3)
+
+
+def test_half_precision_is_refused(folder, tmp_path):
+    with pytest.raises(CheckpointError, match="--precision fp32"):
+        exporters.export(folder / "checkpoint", tmp_path / "bundle", precision="fp16")
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_is_asked_of_it(pair):
