@@ -11,6 +11,7 @@ from diffrt.errors import BundleError
 from diffrt.guidance import F32, Model
 from diffrt.schedulers.table import Table, apply_row, denoised, init_slots
 
+Settle = Callable[[int, F32], F32]  # (row of the table, x [B,C,h,w]) -> [B,C,h,w]
 Colours = tuple[Sequence[Sequence[float]], Sequence[float]]  # matrix [C][3], bias [3]
 
 
@@ -51,13 +52,16 @@ def denoise(
     x: F32,
     noise: Callable[[int], F32],
     colours: Colours | None = None,
-    settle: Callable[[int, F32], F32] | None = None,
+    settle: Settle | None = None,
+    correct: Settle | None = None,
 ) -> Iterator[Step]:
     """Yield after every step. x [B,C,h,w] is what `start` gives; noise(i) draws the noise of row i, of the same shape;
-    settle(i, x), where there is one, has the last word on x after evaluation i."""
+    settle(i, x), where there is one, has the last word on x after evaluation i, and correct(i, x) the first before."""
     slots, x0 = init_slots(table, x), x
     ends = np.append(table.step_of[1:] != table.step_of[:-1], True)
     for i in range(table.evals):
+        if correct is not None:
+            slots = (correct(i, slots[0]), *slots[1:])
         m = model(slots[0] * np.float32(table.c_in[i]), float(table.t[i]), i) if table.calls[i] else None
         if m is not None and ends[i]:
             x0 = denoised(table, i, slots, m)

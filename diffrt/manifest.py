@@ -93,7 +93,9 @@ class Manifest:
     family: str
     tasks: tuple[str, ...]
     defaults: Defaults
-    latents: Mapping[str, Any]  # channels; scale_factor: pixels per latent; patch: latents per token of a transformer
+    # channels; scale_factor: pixels per latent; patch: latents per token of a transformer; low: black, of models of
+    # pixels from 0 to 1
+    latents: Mapping[str, Any]
     denoiser: str  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]]  # its input -> every "text encoder.output" that it is, side by side
     tokenizers: Mapping[str, Mapping[str, Any]]  # text encoder -> folder, max_length, pad, start, end (tokens)
@@ -227,7 +229,14 @@ _manifest = record(
         guidance_scale=strict.number,
         scheduler=strict.text,
     ),
-    latents=record(dict, spare=("patch",), channels=whole(1, 4096), scale_factor=whole(1, 256), patch=whole(1, 64)),
+    latents=record(
+        dict,
+        spare=("patch", "low"),
+        channels=whole(1, 4096),
+        scale_factor=whole(1, 256),
+        patch=whole(1, 64),
+        low=whole(-1, 0),
+    ),
     denoiser=strict.text,
     conditions=strict.keyed(lambda key, value, where: _sources(value, where)),
     tokenizers=strict.keyed(lambda key, value, where: _tokenizer(value, where)),

@@ -107,11 +107,12 @@ class Pipeline:
             raise BundleError(f"{bundle.root} is for {', '.join(bundle.manifest.tasks)}: pip install -U diffrt")
         self.scheduler = from_config(bundle.json(SCHEDULER_CONFIG), bundle.manifest.defaults.scheduler)
         preview, components = bundle.manifest.preview, bundle.manifest.components
+        pixels = Pixels(bundle.manifest.latents.get("low", -1))
         self._parts = Parts(
             text_encoder=TextEncoders(bundle, self.provider) if bundle.manifest.tokenizers else None,
             denoiser=Denoiser(bundle, self.provider),
             encoder=Encoder(bundle, self.provider, MEMORY[memory]) if "vae_encoder" in components else None,
-            decoder=Decoder(bundle, self.provider, MEMORY[memory]) if "vae_decoder" in components else Pixels(),
+            decoder=Decoder(bundle, self.provider, MEMORY[memory]) if "vae_decoder" in components else pixels,
             colours=(preview["matrix"], preview["bias"]) if preview else None,
             model=name or bundle.root.resolve().name,
             keep=memory == "keep",

@@ -90,7 +90,7 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
     tokenizers = [folder for encoder, folder in family.tokenizers.items() if encoder in configs]
     for part, files in (
         ("scheduler", ("scheduler_config.json",)),
-        *((folder, ("vocab.json", "tokenizer.json")) for folder in tokenizers),
+        *((folder, ("vocab.json", "tokenizer.json", "vocab.txt")) for folder in tokenizers),
     ):
         if not any((root / part / f).is_file() for f in files):
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/{' or '.join(files)}")

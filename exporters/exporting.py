@@ -140,7 +140,7 @@ def write_bundle(
             checkpoint.root,
             checkpoint.family.t5.get(encoder) or checkpoint.configs[encoder]["max_position_embeddings"],
             folder,
-            encoder in checkpoint.family.t5,
+            "t5" if encoder in checkpoint.family.t5 else "bert" if encoder in checkpoint.family.bert else "clip",
         )
         for encoder, folder in checkpoint.tokenizers.items()
     }

@@ -13,7 +13,7 @@ from .checkpoint import Checkpoint
 
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json",
+    "added_tokens.json", "vocab.txt",
 )  # fmt: skip
 
 

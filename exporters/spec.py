@@ -64,12 +64,13 @@ class Family:
     skipped: tuple[str, ...]  # parts that are reported and left behind
     components: Callable[[Mapping[str, Config]], tuple[Component, ...]]  # from the config of each part
     defaults: Callable[[Mapping[str, Config]], dict[str, Any]]  # height, width, num_inference_steps, guidance_scale
-    latents: Callable[[Mapping[str, Config]], dict[str, Any]]  # channels, scale_factor
+    latents: Callable[[Mapping[str, Config]], dict[str, Any]]  # as in the manifest
     optional: tuple[str, ...] = ()  # parts that some go without, with what is made of them
     denoiser: str = "unet"  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in the manifest
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder
     t5: Mapping[str, int] = field(default_factory=dict)  # text encoders whose tokenizer is T5's -> tokens of a prompt
+    bert: tuple[str, ...] = ()  # text encoders whose tokenizer is BERT's
     classes: Callable[[Mapping[str, Any], Mapping[str, Config]], tuple[str, ...]] = lambda index, configs: ()
     forms: tuple[str, ...] = ("components",)
     layouts: tuple[str, ...] = ("diffrt",)

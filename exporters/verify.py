@@ -61,8 +61,9 @@ def fit_preview(
 ) -> dict[str, Any] | None:
     """Matrix [C][3] and bias [3] from latents to colours in [-1,1], for cheap previews."""
     if "vae_decoder" not in specs:  # a model of pixels: grey, or red, green and blue
-        matrix = {1: np.ones((1, 3)), 3: np.eye(3)}.get(latents["channels"])
-        return None if matrix is None else {"matrix": matrix.tolist(), "bias": [0.0, 0.0, 0.0]}
+        matrix, low = {1: np.ones((1, 3)), 3: np.eye(3)}.get(latents["channels"]), latents.get("low", -1)
+        scale = 2 / (1 - low)
+        return None if matrix is None else {"matrix": (scale * matrix).tolist(), "bias": [-1.0 - scale * low] * 3}
     say("fitting the preview")
     with tempfile.TemporaryDirectory() as scratch:
         files = [any_size(specs[half]) for half in ("vae_encoder", "vae_decoder")]

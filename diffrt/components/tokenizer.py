@@ -1,5 +1,6 @@
 """CLIP's tokenizer, byte-level byte-pair encoding of lower-cased text (Radford et al. 2021, arXiv:2103.00020); T5's,
-sentence pieces (Kudo & Richardson 2018, arXiv:1808.06226) as its tokenizer.json has them.
+sentence pieces (Kudo & Richardson 2018, arXiv:1808.06226) as its tokenizer.json has them; BERT's, the longest pieces of
+lower-cased words (Devlin et al. 2018, arXiv:1810.04805).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,10 @@ from diffrt.errors import BundleError
 from diffrt.manifest import Manifest
 from diffrt.prompting import Fragment, Text
 
-FILES = ("tokenizer.json", "vocab.json", "merges.txt")  # the first alone, or the other two
+# the first alone; else of CLIP's the next two, or of BERT's the last
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
 START, END = "<|startoftext|>", "<|endoftext|>"
+UNKNOWN, MASK = "[UNK]", "[MASK]"  # of BERT's, which a text may spell out
 # special tokens, English contractions, words, single digits, and runs of anything else
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -40,9 +43,14 @@ class Tokenizer:
         self, folder: str | Path, max_length: int, pad: str, start: str | None = START, end: str = END
     ) -> None:
         """Raises BundleError where the folder holds no usable tokenizer."""
-        whole, vocabulary, merges = (Path(folder) / name for name in FILES)
+        whole, vocabulary, merges, words = (Path(folder) / name for name in FILES)
         try:
-            self._tokenizer = _whole(whole) if whole.is_file() else _from_parts(vocabulary, merges)
+            if whole.is_file():
+                self._tokenizer = _whole(whole)
+            elif words.is_file() and not vocabulary.is_file():
+                self._tokenizer = _from_words(words)
+            else:
+                self._tokenizer = _from_parts(vocabulary, merges)
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{folder} holds no usable tokenizer: {' '.join(str(error).split())[:200]}") from None
         # as in transformers, a padding token is one token wherever it occurs in a text: Stable Diffusion 2's is "!"
@@ -109,6 +117,15 @@ def _whole(file: Path) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return tokenizer
+
+
+def _from_words(words: Path) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.WordPiece.from_file(str(words), unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    there = [token for token in (UNKNOWN, MASK) if tokenizer.token_to_id(token) is not None]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in there])
     return tokenizer
 
 

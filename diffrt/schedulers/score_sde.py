@@ -16,8 +16,8 @@ from diffrt.schedulers.table import Rows, Table
 class ScoreSdeVeScheduler(Scheduler):
     """Reverse diffusion of x = x0 + sigma eps by a score model that is told sigma. The last step adds no noise.
 
-    The corrector's step depends on what the network says, which a table cannot: whoever wants its correct_steps runs
-    `correct` so many times before each row, with the network's output for the same time.
+    The corrector's step depends on what the network says, which a table cannot: pipelines run `correct` correct_steps
+    times before each row, with the network's output for the same time, and so does whoever writes their own loop.
     """
 
     num_train_timesteps: int = 2000

@@ -3,6 +3,7 @@
 from collections.abc import Generator
 
 from diffrt.brownian import row_noise
+from diffrt.corrector import corrections
 from diffrt.denoise import Step, denoise, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
@@ -20,6 +21,7 @@ def from_noise(request: Request, scheduler: Scheduler, parts: Parts) -> Generato
     model = guided_model(parts.denoiser, words, request, table)
     x = start(table, z)
     draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
-    for step in denoise(table, model, x, draw, parts.colours):
+    correct = corrections(scheduler, table, model, streams)
+    for step in denoise(table, model, x, draw, parts.colours, correct=correct):
         yield step
     return finish(request, parts, scheduler, words, step.latents)

@@ -3,6 +3,9 @@
 from ..spec import Family
 from .dit import DIT
 from .flux import FLUX
+from .ldm import LDM
+from .ldm_text import LDM_TEXT
+from .score_sde import SCORE_SDE
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
@@ -23,4 +26,7 @@ FAMILIES: dict[str, Family] = {
     "DDPMPipeline": UNCONDITIONAL,
     "DDIMPipeline": UNCONDITIONAL,
     "PNDMPipeline": UNCONDITIONAL,
+    "ScoreSdeVePipeline": SCORE_SDE,
+    "LDMPipeline": LDM,
+    "LDMTextToImagePipeline": LDM_TEXT,
 }

@@ -1,5 +1,5 @@
-"""The components that families of latent diffusion have in common: CLIP text encoders, UNet2DConditionModel and
-AutoencoderKL.
+"""The components that families of latent diffusion have in common: CLIP text encoders, UNet2DConditionModel and the
+autoencoders.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from diffrt.stable_diffusion import scale_factor
 
 from ..models.unet import UNet2DConditionModel
 from ..models.vae import AutoencoderKL
+from ..models.vq import VQModel
 from ..spec import TOLERANCE, Component, Config
 
 
@@ -64,7 +65,7 @@ def unet(config: Config, width: int, channels: int, extra: tuple[TensorSpec, ...
     if width != config["cross_attention_dim"]:
         raise CheckpointError(
             f"the text encoder gives {width} channels and the UNet's cross_attention_dim is "
-            f"{config['cross_attention_dim']}: unet/ and text_encoder/ belong to different models"
+            f"{config['cross_attention_dim']}: they belong to different models"
         )
     if config["in_channels"] not in (channels, 2 * channels + 1) or config["out_channels"] != channels:
         raise CheckpointError(
@@ -100,23 +101,30 @@ def unet(config: Config, width: int, channels: int, extra: tuple[TensorSpec, ...
     )
 
 
-def encode_picture(module: AutoencoderKL, sample: Tensor) -> tuple[Tensor, Tensor]:
+def encode_picture(module: AutoencoderKL | VQModel, sample: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = module.encode(sample.to(next(module.parameters()).dtype))
     return mean.float(), std.float()
 
 
-def decode_latents(module: AutoencoderKL, latent_sample: Tensor) -> Tensor:
+def decode_latents(module: AutoencoderKL | VQModel, latent_sample: Tensor) -> Tensor:
     return module.decode(latent_sample.to(next(module.parameters()).dtype)).float()
 
 
-def autoencoder(config: Config) -> tuple[Component, Component]:
-    channels, factor = config["latent_channels"], scale_factor(config)
+def channels_of(autoencoder: Config) -> int:
+    """Of its latents: those of a codebook's entries, where it has one."""
+    return autoencoder.get("vq_embed_dim") or autoencoder["latent_channels"]
+
+
+def autoencoder(
+    config: Config, part: str = "vae", build: Callable[[Config], nn.Module] = AutoencoderKL
+) -> tuple[Component, Component]:
+    channels, factor = channels_of(config), scale_factor(config)
     return (
         Component(
             name="vae_encoder",
-            part="vae",
+            part=part,
             graph="encoder",
-            build=AutoencoderKL,
+            build=build,
             call=encode_picture,
             inputs=(TensorSpec("sample", "float32", ("batch", 3, "height", "width")),),
             outputs=tuple(TensorSpec(n, "float32", ("batch", channels, "h", "w")) for n in ("mean", "std")),
@@ -126,9 +134,9 @@ def autoencoder(config: Config) -> tuple[Component, Component]:
         ),
         Component(
             name="vae_decoder",
-            part="vae",
+            part=part,
             graph="decoder",
-            build=AutoencoderKL,
+            build=build,
             call=decode_latents,
             inputs=(TensorSpec("latent_sample", "float32", ("batch", channels, "h", "w")),),
             outputs=(TensorSpec("sample", "float32", ("batch", 3, "height", "width")),),

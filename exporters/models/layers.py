@@ -1,6 +1,7 @@
 """Blocks shared by the UNet and the autoencoder; parameter names are those of diffusers' checkpoints."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -31,29 +32,50 @@ class TimestepEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
-class ResnetBlock2D(nn.Module):
-    """norm, SiLU, conv twice, with the time embedding added between; ``time_dim`` None leaves it out (autoencoder)."""
+Resize = Callable[[Tensor], Tensor]
 
-    def __init__(self, in_channels: int, out_channels: int, time_dim: int | None, groups: int, eps: float):
+
+class ResnetBlock2D(nn.Module):
+    """norm, SiLU, conv twice, with the time embedding added between; ``time_dim`` None leaves it out (autoencoder).
+
+    The sum is divided by ``scale``. There is a ``shortcut`` where the channels change, unless it is said.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        time_dim: int | None,
+        groups: int,
+        eps: float,
+        out_groups: int | None = None,
+        scale: float = 1,
+        shortcut: bool | None = None,
+    ):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         if time_dim is not None:
             self.time_emb_proj = nn.Linear(time_dim, out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.norm2 = nn.GroupNorm(out_groups or groups, out_channels, eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if in_channels != out_channels:
+        self.has_shortcut = in_channels != out_channels if shortcut is None else shortcut
+        if self.has_shortcut:
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
-        self.has_time, self.has_shortcut = time_dim is not None, in_channels != out_channels
+        self.has_time, self.scale = time_dim is not None, scale
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+    def forward(self, x: Tensor, time: Tensor | None = None, resize: Resize | None = None) -> Tensor:
+        h = F.silu(self.norm1(x))
+        if resize is not None:
+            x, h = resize(x), resize(h)
+        h = self.conv1(h)
         if self.has_time:
             assert time is not None
             h = h + self.time_emb_proj(F.silu(time)).unsqueeze(-1).unsqueeze(-1)
         h = self.conv2(F.silu(self.norm2(h)))
         # in this order ONNX Runtime runs the shortcut first and frees x: 180 MB less at 512x512 in the autoencoder
-        return h + (self.conv_shortcut(x) if self.has_shortcut else x)
+        y = h + (self.conv_shortcut(x) if self.has_shortcut else x)
+        return y if self.scale == 1 else y / self.scale
 
 
 class Attention(nn.Module):
@@ -79,15 +101,17 @@ class Attention(nn.Module):
 
 
 class PixelAttention(Attention):
-    """Self-attention over pixels, with its norm and residual."""
+    """Self-attention over pixels, with its norm and residual; the sum is divided by ``scale``."""
 
-    def __init__(self, dim: int, groups: int, heads: int, eps: float):
+    def __init__(self, dim: int, groups: int, heads: int, eps: float, scale: float = 1):
         super().__init__(dim, dim, heads=heads, bias=True)
+        self.scale = scale
         self.group_norm = nn.GroupNorm(groups, dim, eps)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B,H*W,C]
-        return x + super().forward(h, h).transpose(1, 2).unflatten(2, tuple(x.shape[-2:]))
+        y = x + super().forward(h, h).transpose(1, 2).unflatten(2, tuple(x.shape[-2:]))
+        return y if self.scale == 1 else y / self.scale
 
 
 class Downsample2D(nn.Module):

@@ -40,7 +40,7 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, c: VAEConfig):
+    def __init__(self, c: VAEConfig, outputs: int):
         super().__init__()
         widths = c.block_out_channels
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
             self.down_blocks.append(stage)
         self.mid_block = MidBlock(widths[-1], c.norm_num_groups)
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * c.latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -94,7 +94,7 @@ class AutoencoderKL(nn.Module):
         super().__init__()
         c = self.config = VAEConfig.read(config)
         self.shift, self.scale = c.shift_factor or 0.0, c.scaling_factor
-        self.encoder, self.decoder = Encoder(c), Decoder(c)
+        self.encoder, self.decoder = Encoder(c, 2 * c.latent_channels), Decoder(c)
         if c.use_quant_conv:
             self.quant_conv = nn.Conv2d(2 * c.latent_channels, 2 * c.latent_channels, 1)
         if c.use_post_quant_conv:

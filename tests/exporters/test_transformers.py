@@ -152,7 +152,7 @@ def test_sizes(pair):
 def test_t5_tokens(text, tmp_path):
     reference, _ = t5()
     reference.save_pretrained(tmp_path / "tokenizer")
-    tokenizer = Tokenizer.of(tmp_path, tokenizer_entry(tmp_path, 30, t5=True))
+    tokenizer = Tokenizer.of(tmp_path, tokenizer_entry(tmp_path, 30, kind="t5"))
     expected = reference(text, padding="max_length", max_length=30, truncation=True).input_ids
     tokens = tokenizer([text])
     np.testing.assert_array_equal(tokens.ids[0], expected)
