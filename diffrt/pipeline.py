@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,8 @@ class Pipeline:
         negative_prompt_embeds: F32 | None = None,
         pooled_prompt_embeds: F32 | None = None,
         negative_pooled_prompt_embeds: F32 | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        negative_conditions: Mapping[str, Any] | None = None,
         denoising_start: float | None = None,
         denoising_end: float | None = None,
         output_type: str = "pil",
@@ -166,6 +168,9 @@ class Pipeline:
         eta                     DDIM's share of fresh noise, from 0 to 1
         latents                 [B,C,h,w] f32 initial noise of unit variance, in place of the seed's
         pooled_prompt_embeds    [P,D] f32 of the whole prompts, beside prompt_embeds, of models that are told of both
+        conditions              what a model that was brought along is told beside: arrays [1 or P,...] by the names of
+                                its inputs, P being the number of prompts, of classes, or batch_size
+        negative_conditions     the same, of what to guide away from; beside words or classes it may be left out
         denoising_end           the share of the run after which to stop and hand over, with output_type "latent"
         denoising_start         the share at which another model goes on, with those latents as its image
         sizes                   of models that are told of them (Stable Diffusion XL): original_size, target_size,
@@ -200,6 +205,8 @@ class Pipeline:
             negative_prompt_embeds=negative_prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
             negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            conditions=conditions,
+            negative_conditions=negative_conditions,
             denoising_start=denoising_start,
             denoising_end=denoising_end,
             output_type=output_type,

@@ -39,6 +39,11 @@ class Checkpoint:
     skipped: tuple[str, ...]  # parts that are there and are left behind
 
     @property
+    def registered(self) -> bool:
+        """Whether another process finds its family by its pipeline class."""
+        return self.family in FAMILIES.values()
+
+    @property
     def conditions(self) -> dict[str, tuple[str, ...]]:
         """The family's, of the text encoders that are there."""
         there = {
@@ -62,8 +67,9 @@ class Checkpoint:
         return open_weights(self.root / part, precision)
 
 
-def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
-    """Read a folder's JSON and check that every part the family needs is there. Raises CheckpointError."""
+def open_checkpoint(source: str | os.PathLike, family: Family | None = None) -> Checkpoint:
+    """Read a folder's JSON and check that every part the family needs is there: by default the one that the registry
+    has for it. Raises CheckpointError."""
     root = Path(source)
     if not root.is_dir():
         raise CheckpointError(f"{root} is not a folder")
@@ -71,9 +77,10 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
         raise CheckpointError(f"{root} is no checkpoint in diffusers layout: it has no model_index.json")
     index = read_json(root / "model_index.json")
     kind = index.get("_class_name")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise CheckpointError(f"{root}: pipeline class {kind!r} cannot be exported; {nearest(str(kind), FAMILIES)}")
-    family = FAMILIES[kind]
+    if family is None:
+        if not isinstance(kind, str) or kind not in FAMILIES:
+            raise CheckpointError(f"{root}: pipeline class {kind!r} cannot be exported; {nearest(str(kind), FAMILIES)}")
+        family = FAMILIES[kind]
     configs = {}
     for part, classes in family.parts.items():
         declared = index.get(part)

@@ -24,7 +24,7 @@ from .ranges import Ranges, beyond, computing, observed
 from .spec import Component
 from .trace import declare_shapes
 from .verify import run_worker
-from .worker import LOGITS, OUTPUTS, SEED, starting
+from .worker import LOGITS, OUTPUTS, SEED, noise_for, starting, time_of
 
 Size = tuple[int, int] | None  # (height, width) in pixels of a graph's pictures, or any
 
@@ -76,8 +76,7 @@ def measure(
 ) -> dict[str, Ranges]:
     """The ranges of each component, ``traced`` being its graph for any size. ``folder`` is the bundle so far."""
     latents = checkpoint.family.latents(checkpoint.configs)
-    height, width = (min(LARGEST_SIDE, side // latents["scale_factor"]) for side in (defaults.height, defaults.width))
-    shape = (len(PROMPTS), latents["channels"], height, width)
+    sides = [min(LARGEST_SIDE, side // latents["scale_factor"]) for side in (defaults.height, defaults.width)]
     found, family = {}, checkpoint.family
     texts, ids = ["", "", "", *PROMPTS], {}
     for encoder, entry in tokenizers.items():
@@ -85,9 +84,9 @@ def measure(
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         state, inputs = scratch / "state.safetensors", scratch / "inputs.safetensors"
-        noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
         denoiser = next(c for c in components if c.name == family.denoiser)
-        save_file(ids | starting(noise, denoiser.inputs, checkpoint.conditions), state)
+        noise = noise_for(denoiser.inputs, len(PROMPTS), latents["channels"], sides)
+        save_file(ids | starting(noise, denoiser.inputs, checkpoint.conditions, denoiser.axes), state)
         for component in sorted(components, key=lambda c: c.name == "vae_encoder"):  # it takes the decoder's pictures
             say(f"measuring {component.name}: which of its values fp16 cannot hold")
             graph = folder / component.part / f"{component.graph}.ranges.onnx"
@@ -99,7 +98,7 @@ def measure(
                 "side": "range", "component": component.name, "bundle": str(folder),
                 "files": [f"{component.part}/{graph.name}"], "inputs": str(inputs), "state": str(state),
                 "scheduler": dict(checkpoint.scheduler) | {"_class_name": defaults.scheduler},
-                "denoiser": family.denoiser, "conditions": checkpoint.conditions,
+                "denoiser": family.denoiser, "conditions": checkpoint.conditions, "time": time_of(denoiser.inputs),
             }  # fmt: skip
             largest = load_file(run_worker(job, scratch))
             graph.unlink()
