@@ -219,6 +219,11 @@ class Pipeline:
         if asked.task not in tasks:
             allowed = "; or ".join(NEEDS[task] for task in tasks if task in NEEDS)
             raise InvalidArgument(f"{self.bundle.root} has no {asked.task.replace('_', '-')}: give it {allowed}")
+        channels = asked.latent_shape[0]
+        if asked.output_type == "pil" and isinstance(self._parts.decoder, Pixels) and channels not in (1, 3):
+            raise InvalidArgument(
+                f"this model draws {channels} channels, and a picture has 1 or 3: give output_type 'np' or 'latent'"
+            )
         return self.run(TASKS[asked.task], asked)
 
     def run(self, task: Task, asked: request.Request) -> "Stream":

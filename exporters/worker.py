@@ -84,11 +84,11 @@ def starting(
     state, rng = {"noise": noise}, np.random.default_rng(SEED)
     sizes = {**axes, "h": noise.shape[2], "w": noise.shape[3]}
     for spec in inputs:
-        shape = [2 * len(noise), *(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape[1:])]
         if spec.name == "sample" and int(spec.shape[1]) > noise.shape[1]:
             state["beside"] = np.zeros((1, int(spec.shape[1]) - noise.shape[1], *noise.shape[2:]), np.float32)
             state["beside"][:, 0] = 1
         elif spec.name not in ("sample", *TIMES, *conditions):
+            shape = [2 * len(noise), *(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape[1:])]
             told = rng.standard_normal(shape, dtype=np.float32)
             state[f"told/{spec.name}"] = told if spec.dtype == "float32" else np.zeros(shape, np.int64)
     return state
