@@ -11,26 +11,26 @@ import diffrt
 from diffrt.errors import BundleError, InvalidArgument
 from diffrt.schedulers import EDMEulerScheduler
 
+INT32 = TensorProto.INT32
 DECLARATION = {"graph": "net.onnx", "inputs": {"sample": "noisy", "sigma": "level"}, "output": "clean"}
 
 
 def write(folder, *, level=("n",), sides=("y", "x"), floats=TensorProto.FLOAT, channels=1, **changes):
     """The folder, its graph with another form of time, size or type, or its declaration changed."""
-    tensor = helper.make_tensor_value_info
-    shape, kinds = (
+    tensor, shape, dtype = (
+        helper.make_tensor_value_info,
         ["n", channels, *sides],
-        numpy_helper.from_array(np.array(8.0, helper.tensor_dtype_to_np_dtype(floats)), "8"),
+        helper.tensor_dtype_to_np_dtype(floats),
     )
-    one = numpy_helper.from_array(np.array(1.0, helper.tensor_dtype_to_np_dtype(floats)), "1")
-    places = numpy_helper.from_array(np.array([-1, 1, 1, 1]), "places")
+    constants = {"8": np.array(8, dtype), "1": np.array(1, dtype), "places": np.array([-1, 1, 1, 1])}
     nodes = [("Mul", ["level", "level"], "s2"), ("Add", ["s2", "1"], "s3"), ("Reshape", ["s3", "places"], "s4"),
              ("Div", ["noisy", "s4"], "shrunk"), ("Reshape", ["kind.f", "places"], "k"), ("Div", ["k", "8"], "k8"),
              ("Add", ["shrunk", "k8"], "clean")]  # fmt: skip
     cast = helper.make_node("Cast", ["kind"], ["kind.f"], to=floats)
     graph = helper.make_graph(
         [cast, *(helper.make_node(op, inputs, [output]) for op, inputs, output in nodes)], "net",
-        [tensor("noisy", floats, shape), tensor("level", floats, list(level)), tensor("kind", TensorProto.INT32, ["n"])],
-        [tensor("clean", floats, shape)], [kinds, one, places],
+        [tensor("noisy", floats, shape), tensor("level", floats, list(level)), tensor("kind", INT32, ["n"])],
+        [tensor("clean", floats, shape)], [numpy_helper.from_array(a, name) for name, a in constants.items()],
     )  # fmt: skip
     (folder / "scheduler").mkdir(parents=True)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), folder / "net.onnx")
@@ -103,7 +103,7 @@ def test_what_is_refused(tmp_path, form, says):
 def test_it_needs_a_size_where_the_graph_has_none(tmp_path):
     folder = write(tmp_path / "net")
     (folder / "denoiser.json").write_text(json.dumps(DECLARATION))
-    with pytest.raises(BundleError, match="has no size, and net.onnx fixes none"):
+    with pytest.raises(BundleError, match=r"has no size, and net\.onnx fixes none"):
         diffrt.load(folder)
     with pytest.raises(InvalidArgument, match="this model is told of kind int64"):
         diffrt.load(write(tmp_path / "whole"))()
