@@ -99,6 +99,7 @@ def cli(context: click.Context) -> None:
 @click.option("--scheduler", metavar="NAME", help="The sampler: see diffrt schedulers.")
 @click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="See diffrt providers.")
 @click.option("--memory", default="keep", show_default=True, metavar="keep|low", help="low: least memory, slower.")
+@click.option("--no-safety-checker", is_flag=True, help="Leave out the one that the model has.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def generate(
     prompt: str,
@@ -124,6 +125,7 @@ def generate(
     scheduler: str | None,
     provider: str,
     memory: str,
+    no_safety_checker: bool,
     quiet: bool,
 ) -> None:
     """Draw pictures of PROMPT and write them, with all their parameters inside.
@@ -151,7 +153,9 @@ def generate(
         raise InvalidArgument(f"-n is {count}: give a whole number of at least 1")
     files = numbered(checked_output(output), count)
     seeds = resolve_seeds(seed, count)
-    pipe = pipeline.load(model, revision=revision, provider=provider, memory=memory)
+    pipe = pipeline.load(
+        model, revision=revision, provider=provider, memory=memory, safety_checker=not no_safety_checker
+    )
     if scheduler is not None:
         pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
     with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal

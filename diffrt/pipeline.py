@@ -10,6 +10,8 @@ from diffrt import hub, request
 from diffrt.bundle import Bundle
 from diffrt.components.denoiser import Denoiser
 from diffrt.components.pixels import Pixels
+from diffrt.components.safety import NAME as SAFETY
+from diffrt.components.safety import SafetyChecker
 from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Step
@@ -53,7 +55,12 @@ def find(model: str | os.PathLike[str], revision: str | None = None) -> Path:
 
 
 def load(
-    model: str | os.PathLike[str], *, revision: str | None = None, provider: str = "cpu", memory: str = "keep"
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    provider: str = "cpu",
+    memory: str = "keep",
+    safety_checker: bool | None = True,
 ) -> "Pipeline":
     """A pipeline from the name of a bundle, the path of one, or its id on the Hugging Face Hub, org/name.
 
@@ -62,11 +69,14 @@ def load(
     memory is "keep", graphs stay open from call to call, or "low": each is freed when its part of a call is over,
     so that a call never holds more than one and the next opens them again.
 
+    safety_checker is None, or False, to leave out the one that a bundle has. It makes pictures black, and says which.
+
     Raises BundleError for a bundle that is missing or damaged, and for a raw checkpoint, which must be exported
     first; HubError for what the hub does not give; ProviderError for a provider that is unknown or not installed.
     """
     name = str(model) if hub.is_id(model) else None
-    return Pipeline(Bundle.open(find(model, revision)), provider=provider, memory=memory, name=name)
+    bundle = Bundle.open(find(model, revision))
+    return Pipeline(bundle, provider=provider, memory=memory, name=name, safety_checker=safety_checker)
 
 
 class Pipeline:
@@ -75,7 +85,15 @@ class Pipeline:
     `pipe.scheduler` may be replaced: by `diffrt.schedulers.LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
     """
 
-    def __init__(self, bundle: Bundle, *, provider: str = "cpu", memory: str = "keep", name: str | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: str = "cpu",
+        memory: str = "keep",
+        name: str | None = None,
+        safety_checker: bool | None = True,
+    ) -> None:
         """`name` is what pictures say that they were drawn with, by default the folder's."""
         if memory not in MEMORY:
             raise InvalidArgument(f"unknown memory {memory!r}: {nearest(str(memory), MEMORY)}")
@@ -93,6 +111,7 @@ class Pipeline:
             colours=(preview["matrix"], preview["bias"]) if preview else None,
             model=name or bundle.root.resolve().name,
             keep=memory == "keep",
+            safety=SafetyChecker(bundle, self.provider) if safety_checker and SAFETY in components else None,
         )
 
     @property
@@ -268,6 +287,8 @@ class Stream(Iterator[Step]):
             if end.value is not None:
                 self._output = end.value
                 _warn(end.value.truncated)
+                if any(end.value.nsfw_content_detected or ()):
+                    warnings.warn("the safety checker found something: that picture is black", stacklevel=3)
             raise StopIteration from None
 
     def result(self) -> Output:

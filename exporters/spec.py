@@ -82,6 +82,8 @@ class Family:
     tested: str = ""  # against what
     skipped: tuple[str, ...] = ()  # parts that are reported and left behind
     optional: tuple[str, ...] = ()  # parts that some go without, with what is made of them
+    requested: Mapping[str, str] = field(default_factory=dict)  # those -> the key of model_index.json that asks for it
+    settings: Mapping[str, str] = field(default_factory=dict)  # those -> a file of another folder that goes with it
     denoiser: str = "unet"  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in the manifest
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from diffrt import image, noise
 from diffrt.components.denoiser import Denoiser
 from diffrt.components.pixels import Pixels
+from diffrt.components.safety import SafetyChecker
 from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Colours
@@ -42,10 +43,11 @@ class Parts:
     colours: Colours | None
     model: str
     keep: bool  # graphs stay open between calls
+    safety: SafetyChecker | None = None
 
     @property
     def all(self) -> tuple[Part, ...]:
-        return tuple(filter(None, (self.text_encoder, self.encoder, self.denoiser, self.decoder)))
+        return tuple(filter(None, (self.text_encoder, self.encoder, self.denoiser, self.decoder, self.safety)))
 
     def done(self, part: Part | None) -> None:
         """Its work in this call is over: where memory is short, free it."""
@@ -66,6 +68,7 @@ class Output:
     seeds: list[int]  # [B]
     parameters: list[dict[str, Any]]  # [B] what made each picture, as JSON values
     truncated: list[str]  # per prompt and negative prompt that was too long, the end that was cut off
+    nsfw_content_detected: list[bool] | None = None  # [B] the safety checker's verdict; None: none was run
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,8 +217,9 @@ def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
 def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, latents: F32) -> Output:
     parts.done(parts.denoiser)
     images: Any = latents
+    flags: list[bool] | None = None
     if request.output_type != "latent":
-        decoded = parts.decoder(latents)
+        decoded, flags = checked(parts.decoder(latents), parts)
         images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
         parts.done(parts.decoder)
     said: Conditions = words.conditions if len(words.shares) == 1 else {}  # no prompt holds AND
@@ -230,7 +234,17 @@ def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, l
         seeds=list(request.seeds),
         parameters=request.parameters(type(scheduler).__name__, parts.model, words.chunks),
         truncated=words.truncated,
+        nsfw_content_detected=flags,
     )
+
+
+def checked(decoded: F32, parts: Parts) -> tuple[F32, list[bool] | None]:
+    """Pictures [B,3,H,W] in [-1,1], black where the safety checker finds something, and which those are."""
+    if parts.safety is None:
+        return decoded, None
+    flags = parts.safety(image.to_uint8(decoded))
+    parts.done(parts.safety)
+    return np.where(np.array(flags)[:, None, None, None], np.float32(-1), decoded), flags
 
 
 def _unit(decoded: F32) -> F32:

@@ -5,6 +5,7 @@ once, so that everything can be checked, and the tensors' bytes when ``fill`` is
 """
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,8 @@ def opened(
         with building(target, "source-") as folder:
             yield Source(folder, unpack(source, folder, prediction_type, say))
         return
-    parts, pickles = open_checkpoint(source, family).family.parts, {}
+    checkpoint = open_checkpoint(source, family)
+    parts, pickles = tuple(checkpoint.configs), {}
     for part in parts:
         if file := pickled_weights(source / part, precision):
             pickles[part] = file
@@ -61,4 +63,8 @@ def opened(
         yield Source(source, family=family)
         return
     with building(target, "source-") as folder:
-        yield Source(folder, with_safetensors(source, folder, parts, pickles, copy_weights, say), family)
+        converted = with_safetensors(source, folder, parts, pickles, copy_weights, say)
+        for name in checkpoint.settings:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+        yield Source(folder, converted, family)
