@@ -219,9 +219,10 @@ def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, l
     images: Any = latents
     flags: list[bool] | None = None
     if request.output_type != "latent":
-        decoded, flags = checked(parts.decoder(latents), parts)
-        images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
+        decoded = parts.decoder(latents)
         parts.done(parts.decoder)
+        decoded, flags = checked(decoded, parts)
+        images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
     said: Conditions = words.conditions if len(words.shares) == 1 else {}  # no prompt holds AND
     negative: Conditions = words.negative or {}
     return Output(
