@@ -13,7 +13,10 @@ STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' nam
 OLD_ATTENTION = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 PREFIX, VISION = "text_model.", "vision_model."
 TWICE = "encoder.embed_tokens.weight"  # T5's embedding, which some files have beside the one they call shared
-HARMLESS = ("position_ids",)  # last part of names that are in some checkpoints and that no module needs
+HARMLESS = (
+    "position_ids",
+    "num_batches_tracked",
+)  # last part of names that are in some checkpoints and that no module needs
 
 
 def spellings(name: str) -> Iterator[str]:

@@ -184,6 +184,40 @@ def test_latents_with_an_autoencoder(tmp_path):
     assert_same(out.images, (expected / 2 + 0.5).clamp(0, 1).numpy().transpose(0, 2, 3, 1))
 
 
+class Blur(nn.Module):
+    """With a batch norm, whose counter of batches is no tensor of the graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(1, 1, 3, padding=1)
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        return self.norm(self.mix(x))
+
+
+def test_half_precision(tmp_path):
+    torch.manual_seed(0)
+    save_file(Blur().state_dict(), tmp_path / "net.safetensors")
+
+    def call(net, x, t):
+        return net(x.to(next(net.parameters()).dtype)).float() + t[:, None, None, None] / 1000
+
+    component = Component(
+        build=lambda config: Blur(),
+        call=call,
+        inputs=(TensorSpec("sample", "float32", ("batch", 1, "h", "w")), TensorSpec("timestep", "float32", ("batch",))),
+        axes={"batch": 2, "h": 9, "w": 11},
+    )
+    exporters.export_module(
+        component, tmp_path / "net.safetensors", tmp_path / "bundle", scheduler=DDIMScheduler(**LINEAR), size=(8, 8),
+        precision="fp16",
+    )  # fmt: skip
+    (variant, *_) = diffrt.load(tmp_path / "bundle").bundle.component("denoiser").variants
+    assert variant.precision == "fp16"
+    assert np.isfinite(diffrt.load(tmp_path / "bundle")(seed=1, num_inference_steps=2, output_type="np").images).all()
+
+
 def test_a_family_of_ones_own(tmp_path):
     """A folder whose pipeline class nobody knows, by a declaration; here without an autoencoder, so that its five
     channels are no picture."""
