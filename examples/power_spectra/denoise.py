@@ -92,6 +92,11 @@ def draw(pipe: diffrt.Pipeline, spectrum: np.ndarray, of: Mapping[str, np.ndarra
     return spectra(out.images, of)
 
 
+def factor_off(spectrum: np.ndarray, mean: np.ndarray) -> float:
+    """By what factor a bin is off: the root mean square of logarithms."""
+    return float(10 ** np.sqrt(np.mean(np.log10(spectrum / mean) ** 2)))
+
+
 def main(file: str) -> None:
     import matplotlib.pyplot as plt
 
@@ -99,12 +104,12 @@ def main(file: str) -> None:
     mean, sky = a_sky(of)
     with tempfile.TemporaryDirectory() as folder:
         found = np.median(draw(diffrt.load(export(Path(folder))), sky, of), axis=0)
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
     shown = (("one sky", sky), (f"median of {DRAWS} draws", found), ("the mean of all skies", mean))
     for ax, (title, spectrum) in zip(axes, shown, strict=True):
-        error = np.median(np.abs(spectrum / mean - 1))
         mesh = ax.pcolormesh(of["kperp"], of["kpar"], np.log10(spectrum).T, vmin=0, vmax=1.5, shading="nearest")
-        ax.set(title=title if spectrum is mean else f"{title}: {error:.1%} off", xscale="log", yscale="log")
+        off = "" if spectrum is mean else f", off by x{factor_off(spectrum, mean):.2f}"
+        ax.set(title=title + off, xscale="log", yscale="log")
         ax.set_xlabel("k across the sky, 1/Mpc")
     axes[0].set_ylabel("k along the sight, 1/Mpc")
     figure.colorbar(mesh, ax=axes, label="log10 of mK$^2$")
