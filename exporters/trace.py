@@ -153,7 +153,8 @@ def name_boundary(model: ir.Model, component: Component, fixed: Mapping[str, int
         for value, spec in zip(values, specs, strict=True):
             assert value.shape is not None
             for axis, size in zip(spec.shape, value.shape, strict=True):
-                if values is graph.inputs and isinstance(axis, str) and axis not in fixed and isinstance(size, int):
+                known = str(size if isinstance(size, int) else size.value).isdecimal()  # torch calls a fixed axis "2"
+                if values is graph.inputs and isinstance(axis, str) and axis not in fixed and known:
                     raise ExportError(f"{component.name}: tracing fixed axis {axis!r} of {spec.name} at {size}")
             value.name = spec.name
 

@@ -50,7 +50,7 @@ class Embeddings(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:  # [B,3,S,S] -> [B,1+N,D]
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        first = self.class_embedding.expand(len(patches), 1, -1)
+        first = self.class_embedding.expand(patches.shape[0], 1, -1)
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight
 
 

@@ -280,6 +280,16 @@ def test_a_module_that_torch_cannot_trace(tmp_path):
         )
 
 
+def test_a_module_that_takes_one_batch_alone(tmp_path):
+    """len() of a tensor is a number, and the graph would hold it."""
+    file, _ = weights(tmp_path / "in", 1)
+    component = replace(told_sigma(1, 16, 8), call=lambda net, x, *told: net(x, *told) + torch.zeros(len(x), 1, 1, 1))
+    with pytest.raises(ExportError, match="tracing fixed axis 'batch' of sample at 2"):
+        exporters.export_module(
+            component, file, tmp_path / "bundle", config={"channels": 1}, scheduler=EDMEulerScheduler()
+        )
+
+
 def test_a_module_that_fails_in_the_check_leaves_nothing(tmp_path):
     file, _ = weights(tmp_path / "in", 1)
     component = replace(told_sigma(1, 16, 8), tolerance={"fp32": 0.0})
