@@ -102,6 +102,7 @@ def cli(context: click.Context) -> None:
 @click.option(
     "--load", default="full", show_default=True, metavar="full|fast", help="fast: ready sooner, slower steps."
 )
+@click.option("--no-safety-checker", is_flag=True, help="Leave out the one that the model has.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def generate(
     prompt: str,
@@ -128,6 +129,7 @@ def generate(
     provider: str,
     memory: str,
     load: str,
+    no_safety_checker: bool,
     quiet: bool,
 ) -> None:
     """Draw pictures of PROMPT and write them, with all their parameters inside.
@@ -155,7 +157,9 @@ def generate(
         raise InvalidArgument(f"-n is {count}: give a whole number of at least 1")
     files = numbered(checked_output(output), count)
     seeds = resolve_seeds(seed, count)
-    pipe = pipeline.load(model, revision=revision, provider=provider, memory=memory, load=load)
+    pipe = pipeline.load(
+        model, revision=revision, provider=provider, memory=memory, load=load, safety_checker=not no_safety_checker
+    )
     if scheduler is not None:
         pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
     with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal

@@ -35,8 +35,8 @@ def to_uint8(decoded: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def to_pil(pictures: NDArray[np.uint8]) -> list[Image.Image]:
-    """[B,H,W,3] u8 -> one picture each."""
-    return [Image.fromarray(picture) for picture in pictures]
+    """[B,H,W,3] u8 -> one picture each; [B,H,W,1] -> grey ones."""
+    return [Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture) for picture in pictures]
 
 
 def preview(

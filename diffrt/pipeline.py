@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from diffrt import hub, request
 from diffrt.bundle import Bundle
 from diffrt.components.denoiser import Denoiser
 from diffrt.components.pixels import Pixels
+from diffrt.components.safety import NAME as SAFETY
+from diffrt.components.safety import SafetyChecker
 from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Step
@@ -60,6 +62,7 @@ def load(
     provider: str = "cpu",
     memory: str = "keep",
     load: str = "full",
+    safety_checker: bool | None = True,
 ) -> "Pipeline":
     """A pipeline from the name of a bundle, the path of one, or its id on the Hugging Face Hub, org/name.
 
@@ -73,11 +76,20 @@ def load(
     load is "full", or "fast": weights are used where they lie in the bundle's files, instead of copied into the order
     that kernels like best. A full-size model is then ready in a fifth of the time, and draws more slowly.
 
+    safety_checker is None, or False, to leave out the one that a bundle has. It makes pictures black, and says which.
+
     Raises BundleError for a bundle that is missing or damaged, and for a raw checkpoint, which must be exported
     first; HubError for what the hub does not give; ProviderError for a provider that is unknown or not installed.
     """
     name = str(model) if hub.is_id(model) else None
-    return Pipeline(Bundle.open(find(model, revision)), provider=provider, memory=memory, load=load, name=name)
+    return Pipeline(
+        Bundle.open(find(model, revision)),
+        provider=provider,
+        memory=memory,
+        load=load,
+        name=name,
+        safety_checker=safety_checker,
+    )
 
 
 class Pipeline:
@@ -94,6 +106,7 @@ class Pipeline:
         memory: str = "keep",
         load: str = "full",
         name: str | None = None,
+        safety_checker: bool | None = True,
     ) -> None:
         """`name` is what pictures say that they were drawn with, by default the folder's."""
         if memory not in MEMORY:
@@ -116,6 +129,7 @@ class Pipeline:
             colours=(preview["matrix"], preview["bias"]) if preview else None,
             model=name or bundle.root.resolve().name,
             keep=memory == "keep",
+            safety=SafetyChecker(bundle, self.provider) if safety_checker and SAFETY in components else None,
         )
 
     @property
@@ -156,6 +170,8 @@ class Pipeline:
         negative_prompt_embeds: F32 | None = None,
         pooled_prompt_embeds: F32 | None = None,
         negative_pooled_prompt_embeds: F32 | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        negative_conditions: Mapping[str, Any] | None = None,
         denoising_start: float | None = None,
         denoising_end: float | None = None,
         output_type: str = "pil",
@@ -189,6 +205,9 @@ class Pipeline:
         eta                     DDIM's share of fresh noise, from 0 to 1
         latents                 [B,C,h,w] f32 initial noise of unit variance, in place of the seed's
         pooled_prompt_embeds    [P,D] f32 of the whole prompts, beside prompt_embeds, of models that are told of both
+        conditions              what a model that was brought along is told beside: arrays [1 or P,...] by the names of
+                                its inputs, P being the number of prompts, of classes, or batch_size
+        negative_conditions     the same, of what to guide away from; beside words or classes it may be left out
         denoising_end           the share of the run after which to stop and hand over, with output_type "latent"
         denoising_start         the share at which another model goes on, with those latents as its image
         sizes                   of models that are told of them (Stable Diffusion XL): original_size, target_size,
@@ -223,6 +242,8 @@ class Pipeline:
             negative_prompt_embeds=negative_prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
             negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            conditions=conditions,
+            negative_conditions=negative_conditions,
             denoising_start=denoising_start,
             denoising_end=denoising_end,
             output_type=output_type,
@@ -235,6 +256,11 @@ class Pipeline:
         if asked.task not in tasks:
             allowed = "; or ".join(NEEDS[task] for task in tasks if task in NEEDS)
             raise InvalidArgument(f"{self.bundle.root} has no {asked.task.replace('_', '-')}: give it {allowed}")
+        channels = asked.latent_shape[0]
+        if asked.output_type == "pil" and isinstance(self._parts.decoder, Pixels) and channels not in (1, 3):
+            raise InvalidArgument(
+                f"this model draws {channels} channels, and a picture has 1 or 3: give output_type 'np' or 'latent'"
+            )
         return self.run(TASKS[asked.task], asked)
 
     def run(self, task: Task, asked: request.Request) -> "Stream":
@@ -279,6 +305,8 @@ class Stream(Iterator[Step]):
             if end.value is not None:
                 self._output = end.value
                 _warn(end.value.truncated)
+                if any(end.value.nsfw_content_detected or ()):
+                    warnings.warn("the safety checker found something: that picture is black", stacklevel=3)
             raise StopIteration from None
 
     def result(self) -> Output:

@@ -17,6 +17,7 @@ from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
 from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
+from diffrt.told import checked, open_inputs
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
@@ -64,6 +65,8 @@ class Request:
     class_labels: tuple[int, ...]  # [P] in place of prompts
     classes: int  # how many the model draws
     told: tuple[Conditions, Conditions]  # what the denoiser is told beside the words, and its negative half: [1,...]
+    given: tuple[Conditions, Conditions]  # the same, of what the call gives as arrays: [P,...]
+    takes_sigma: bool  # the denoiser is told sigma and gives the picture: see diffrt/levels.py
     zero_negative: bool  # nothing is said of the negative half, which is zero
     denoising_start: float | None  # share of the whole run at which this part of it begins
     denoising_end: float | None  # and at which it ends
@@ -144,6 +147,8 @@ def check(
     negative_prompt_embeds: F32 | None = None,
     pooled_prompt_embeds: F32 | None = None,
     negative_pooled_prompt_embeds: F32 | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    negative_conditions: Mapping[str, Any] | None = None,
     denoising_start: float | None = None,
     denoising_end: float | None = None,
     output_type: str = "pil",
@@ -268,6 +273,8 @@ def check(
         class_labels=labels,
         classes=len(manifest.classes),
         told=told(inputs, sizes, (height, width), image is not None, guidance),
+        given=_given(manifest, conditions, negative_conditions, count, cfg_plus_plus or is_guided(guidance)),
+        takes_sigma="sigma" in inputs,
         zero_negative=manifest.zero_negative and negative_prompt is None and negative_embeds is None,
         denoising_start=start,
         denoising_end=end,
@@ -279,6 +286,19 @@ def _inputs(manifest: Manifest) -> dict[str, tuple[int | str, ...]]:
     """The shapes of the denoiser's inputs; of a manifest without graphs none."""
     component = manifest.components.get(manifest.denoiser)
     return {} if component is None else {spec.name: spec.shape for spec in component.inputs}
+
+
+def _given(
+    manifest: Manifest, conditions: Any, negative: Any, count: int, guided: bool
+) -> tuple[Conditions, Conditions]:
+    """What is given as arrays, and its negative half: of a model that is guided away from words or classes the same."""
+    inputs = open_inputs(manifest)
+    said = checked("conditions", conditions, inputs, count)
+    if negative is not None:
+        return said, checked("negative_conditions", negative, inputs, count)
+    if guided and inputs and not (manifest.tokenizers or manifest.classes):
+        raise InvalidArgument("guidance_scale is above 1 and leads away from nothing: give negative_conditions as well")
+    return said, said
 
 
 def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[list[Text], int | str]:

@@ -11,10 +11,10 @@ STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' nam
 
 # Names that checkpoints of different ages give to one tensor: today's -> 2022's.
 OLD_ATTENTION = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-PREFIX = "text_model."
+PREFIX, VISION = "text_model.", "vision_model."
 TWICE = "encoder.embed_tokens.weight"  # T5's embedding, which some files have beside the one they call shared
 # last part of names that are in some checkpoints and that no module needs: W is a Fourier embedding's weight once more
-HARMLESS = ("position_ids", "W")
+HARMLESS = ("position_ids", "W", "num_batches_tracked")
 
 
 def spellings(name: str) -> Iterator[str]:
@@ -22,6 +22,8 @@ def spellings(name: str) -> Iterator[str]:
     yield name
     yield PREFIX + name
     yield name.removeprefix(PREFIX)
+    if name.startswith(VISION):  # today's transformers has one level less
+        yield VISION + name
     if name == "shared.weight":  # T5's, which a decoder would share
         yield TWICE
     for new, old in OLD_ATTENTION.items():

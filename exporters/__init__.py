@@ -4,17 +4,27 @@
 >>> exporters.export("path/to/checkpoint", "path/to/bundle")
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .exporting import export
+    from diffrt.manifest import TensorSpec
 
-__all__ = ["export"]
+    from .exporting import export
+    from .own import export_module
+    from .spec import Component, Family
+
+__all__ = ["Component", "Family", "TensorSpec", "export", "export_module"]
+HOMES = {
+    "export": "exporters.exporting",
+    "export_module": "exporters.own",
+    "Component": "exporters.spec",
+    "Family": "exporters.spec",
+    "TensorSpec": "diffrt.manifest",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "export":  # on first use: the models alone can be imported without onnx
-        from .exporting import export
-
-        return export
+    if name in HOMES:  # on first use: the models alone can be imported without onnx
+        return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,12 +17,12 @@ from .weights import Weights, open_weights
 class PartConfig(dict[str, Any]):
     """A part's config.json; asking for a key that it lacks is a CheckpointError that names both.
 
-    Of a config for both of CLIP's halves, as some text encoders have, the text's half.
+    Of a config for both of CLIP's halves, as some text encoders have, the text's half where `text` is asked for.
     """
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, text: bool = False):
         record = read_json(file)
-        super().__init__(record["text_config"] if isinstance(record.get("text_config"), dict) else record)
+        super().__init__(record["text_config"] if text and isinstance(record.get("text_config"), dict) else record)
         self.file = file
 
     def __missing__(self, key: str) -> Any:
@@ -39,6 +39,11 @@ class Checkpoint:
     skipped: tuple[str, ...]  # parts that are there and are left behind
 
     @property
+    def registered(self) -> bool:
+        """Whether another process finds its family by its pipeline class."""
+        return self.family in FAMILIES.values()
+
+    @property
     def conditions(self) -> dict[str, tuple[str, ...]]:
         """The family's, of the text encoders that are there."""
         there = {
@@ -52,6 +57,11 @@ class Checkpoint:
         return {encoder: folder for encoder, folder in self.family.tokenizers.items() if encoder in self.configs}
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """The files that go with parts of it."""
+        return tuple(file for part, file in self.family.settings.items() if part in self.configs)
+
+    @property
     def components(self) -> tuple[Component, ...]:
         try:
             return self.family.components(self.configs)
@@ -62,8 +72,14 @@ class Checkpoint:
         return open_weights(self.root / part, precision)
 
 
-def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
-    """Read a folder's JSON and check that every part the family needs is there. Raises CheckpointError."""
+def asked_for(family: Family, part: str, index: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint wants an optional part that it has; where it says nothing it does."""
+    return part not in family.requested or index.get(family.requested[part], True) is True
+
+
+def open_checkpoint(source: str | os.PathLike, family: Family | None = None) -> Checkpoint:
+    """Read a folder's JSON and check that every part the family needs is there: by default the one that the registry
+    has for it. Raises CheckpointError."""
     root = Path(source)
     if not root.is_dir():
         raise CheckpointError(f"{root} is not a folder")
@@ -71,13 +87,14 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
         raise CheckpointError(f"{root} is no checkpoint in diffusers layout: it has no model_index.json")
     index = read_json(root / "model_index.json")
     kind = index.get("_class_name")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise CheckpointError(f"{root}: pipeline class {kind!r} cannot be exported; {nearest(str(kind), FAMILIES)}")
-    family = FAMILIES[kind]
+    if family is None:
+        if not isinstance(kind, str) or kind not in FAMILIES:
+            raise CheckpointError(f"{root}: pipeline class {kind!r} cannot be exported; {nearest(str(kind), FAMILIES)}")
+        family = FAMILIES[kind]
     configs = {}
     for part, classes in family.parts.items():
         declared = index.get(part)
-        if part in family.optional and declared in (None, [None, None]):
+        if part in family.optional and (declared in (None, [None, None]) or not asked_for(family, part, index)):
             continue
         name = declared[1] if isinstance(declared, list) and len(declared) == 2 else None
         if name is None:
@@ -86,13 +103,15 @@ def open_checkpoint(source: str | os.PathLike) -> Checkpoint:
             raise CheckpointError(f"{root}: {part} is a {name}; allowed: {' or '.join(classes)}")
         if not (root / part / "config.json").is_file():
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/config.json")
-        configs[part] = PartConfig(root / part / "config.json")
+        configs[part] = PartConfig(root / part / "config.json", part in family.tokenizers)
     tokenizers = [folder for encoder, folder in family.tokenizers.items() if encoder in configs]
     for part, files in (
         ("scheduler", ("scheduler_config.json",)),
         *((folder, ("vocab.json", "tokenizer.json", "vocab.txt")) for folder in tokenizers),
+        *((str(Path(file).parent), (Path(file).name,)) for part, file in family.settings.items() if part in configs),
     ):
         if not any((root / part / f).is_file() for f in files):
             raise CheckpointError(f"{root}: component {part} is missing: there is no {part}/{' or '.join(files)}")
-    skipped = tuple(p for p in family.skipped if index.get(p) not in (None, [None, None]))
+    kept = {*configs, *(str(Path(file).parent) for part, file in family.settings.items() if part in configs)}
+    skipped = tuple(p for p in family.skipped if p not in kept and index.get(p) not in (None, [None, None]))
     return Checkpoint(root, family, configs, read_json(root / "scheduler" / "scheduler_config.json"), index, skipped)

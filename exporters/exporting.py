@@ -31,7 +31,7 @@ from .optimum import write_optimum
 from .passes.shapes import drop_inner_shapes
 from .precision import Size, widen_overflows
 from .sources import Source, opened
-from .spec import Component
+from .spec import Component, Family
 from .tiles import cut
 from .trace import check_fit, declare_shapes, trace
 from .verify import certify, fit_preview
@@ -57,6 +57,7 @@ def export(
     dest: str | os.PathLike,
     *,
     revision: str | None = None,
+    family: Family | None = None,
     layout: str = "diffrt",
     precision: str = "fp32",
     attention: str = "auto",
@@ -72,6 +73,7 @@ def export(
 
     source        a folder in diffusers layout, a single file, or org/name, the id of a model on the Hugging Face Hub.
     revision      the branch, tag or commit of an id.
+    family        how to read a folder of a pipeline class that is not known here: see docs/bring-your-own.md.
     layout        "diffrt", a bundle, or "optimum", a folder that optimum loads: in fp32, without static graphs and
                   without a comparison with PyTorch.
     precision     "fp32", "fp16" or "int8". fp16 points at the checkpoint's fp16 weights and converts fp32 ones into the
@@ -93,17 +95,16 @@ def export(
     """
     say = progress or (lambda line: None)
     target = Path(dest).absolute()
-    if precision not in PRECISIONS:
-        raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(str(precision), PRECISIONS)}")
-    if attention not in CHOICES:
-        raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(str(attention), CHOICES)}")
+    checked_options(precision, attention)
     if layout not in LAYOUTS:
         raise InvalidArgument(f"layout {layout!r} is unknown; {nearest(str(layout), LAYOUTS)}")
     if layout == "optimum" and (precision != "fp32" or attention != "auto" or static or defaults):
         raise InvalidArgument("precision, attention, static and defaults belong to the layout diffrt: leave them out")
+    if family is not None and (layout == "optimum" or is_id(source)):
+        raise InvalidArgument("a family is declared: give a folder as the source, and leave out the layout")
     check_target(target, None if is_id(source) else Path(source), force)  # before anything is fetched
     folder = find(source, revision, precision, say)
-    with opened(folder, target, precision, prediction_type, copy_weights, say) as origin:
+    with opened(folder, target, precision, prediction_type, copy_weights, say, family) as origin:
         if layout == "optimum":
             write_optimum(origin, target, copy_weights, say)
         else:
@@ -124,7 +125,7 @@ def write_bundle(
     say: Say,
 ) -> None:
     """Check everything that can be checked, then build the bundle and put it in its place."""
-    checkpoint = open_checkpoint(origin.root)
+    checkpoint = open_checkpoint(origin.root, origin.family)
     components = checkpoint.components
     weights = {part: checkpoint.weights(part, precision) for part in checkpoint.configs}
     for component in {c.part: c for c in components}.values():
@@ -187,6 +188,13 @@ def write_bundle(
         publish(folder, target)
 
 
+def checked_options(precision: str, attention: str) -> None:
+    if precision not in PRECISIONS:
+        raise InvalidArgument(f"precision {precision!r} is unknown; {nearest(str(precision), PRECISIONS)}")
+    if attention not in CHOICES:
+        raise InvalidArgument(f"attention {attention!r} is unknown; {nearest(str(attention), CHOICES)}")
+
+
 def check_target(target: Path, source: Path | None, force: bool) -> None:
     if source and source.resolve() in (target.resolve(), *target.resolve().parents):
         raise InvalidArgument(f"{target} is the checkpoint itself or inside it; choose another folder")
@@ -238,7 +246,7 @@ def graphs(
             if size is None or fixed:
                 say(f"tracing {component.name}" + (f" at {size[0]}x{size[1]}" if size else ""))
                 models[size] = trace(component, checkpoint.configs[component.part], weights[component.part], fixed)
-                attach(models[size], weights[component.part])
+                attach(models[size], weights[component.part], component.real)
         if precision == "fp32":
             yield Traced(component, models, precision)
         else:

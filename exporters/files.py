@@ -30,6 +30,9 @@ def copy_texts(checkpoint: Checkpoint, folder: Path) -> None:
     for name in (f"{part}/{file}" for part in tokenizers for file in TOKENIZER_FILES):
         if (checkpoint.root / name).is_file():
             shutil.copyfile(checkpoint.root / name, folder / name)
+    for name in checkpoint.settings:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(checkpoint.root / name, folder / name)
     name = "scheduler/scheduler_config.json"
     shutil.copyfile(checkpoint.root / name, folder / name)
 

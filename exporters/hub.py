@@ -10,7 +10,7 @@ from diffrt.errors import CheckpointError, HubError, InvalidArgument
 from diffrt.folders import Say
 from diffrt.weight_files import STEMS, shard_names
 
-from .checkpoint import read_json
+from .checkpoint import asked_for, read_json
 from .families import FAMILIES
 from .weights import MARKS
 
@@ -52,8 +52,11 @@ def choose(names: Collection[str], index: Mapping[str, Any], precision: str, rea
     family = FAMILIES.get(str(index.get("_class_name")))
     if family is None:
         return chosen  # opening the checkpoint tells what can be exported
-    for part, declared in index.items():
-        if not isinstance(declared, list) or declared == [None, None] or part in family.skipped:
+    there = {part for part, declared in index.items() if isinstance(declared, list) and declared != [None, None]}
+    there -= {part for part in family.requested if not asked_for(family, part, index)}
+    chosen += [file for part, file in family.settings.items() if part in there and file in names]
+    for part in (each for each in index if each in there):
+        if part in family.skipped and part not in family.parts:
             continue
         inside = [name for name in names if name.rpartition("/")[0] == part]
         if part not in family.parts:

@@ -36,7 +36,8 @@ def write_optimum(origin: Source, target: Path, copy_weights: bool, say: Say) ->
     if checkpoint.configs["unet"].get("time_cond_proj_dim") is not None:
         raise InvalidArgument("a UNet with time_cond_proj_dim (LCM) has no layout optimum: export a bundle")
     weights = {part: checkpoint.weights(part, "fp32") for part in checkpoint.configs}
-    components = [adapted(each, checkpoint.configs[each.part]) for each in checkpoint.components]
+    run = [each for each in checkpoint.components if each.part not in checkpoint.family.optional]  # no safety checker
+    components = [adapted(each, checkpoint.configs[each.part]) for each in run]
     for component in components:
         check_fit(component, checkpoint.configs[component.part], weights[component.part])
     with building(target) as folder:

@@ -25,7 +25,7 @@ from .ranges import LOGITS, OUTPUTS, Ranges, beyond, computing, observed
 from .spec import Component
 from .trace import declare_shapes
 from .verify import run_worker
-from .worker import SEED, starting
+from .worker import SEED, noise_for, starting, time_of
 
 Size = tuple[int, int] | None  # (height, width) in pixels of a graph's pictures, or any
 
@@ -80,8 +80,7 @@ def measure(
     """The largest that each component's graph for any size gives of the outputs it has beside its own, whose names
     begin with range_of. ``folder`` is the bundle so far."""
     latents = checkpoint.family.latents(checkpoint.configs)
-    height, width = (min(LARGEST_SIDE, side // latents["scale_factor"]) for side in (defaults.height, defaults.width))
-    shape = (len(PROMPTS), latents["channels"], height, width)
+    sides = [min(LARGEST_SIDE, side // latents["scale_factor"]) for side in (defaults.height, defaults.width)]
     found: dict[str, dict[str, np.ndarray]] = {}
     family = checkpoint.family
     texts, ids = ["", "", "", *PROMPTS], {}
@@ -90,9 +89,9 @@ def measure(
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         state, inputs = scratch / "state.safetensors", scratch / "inputs.safetensors"
-        noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
         denoiser = next(c for c in components if c.name == family.denoiser)
-        save_file(ids | starting(noise, denoiser.inputs, checkpoint.conditions), state)
+        noise = noise_for(denoiser.inputs, len(PROMPTS), latents["channels"], sides)
+        save_file(ids | starting(noise, denoiser.inputs, checkpoint.conditions, denoiser.axes), state)
         for component in sorted(components, key=lambda c: c.name == "vae_encoder"):  # it takes the decoder's pictures
             say(f"measuring {component.name} over a short generation")
             graph = folder / component.part / f"{component.graph}.ranges.onnx"
@@ -104,7 +103,7 @@ def measure(
                 "side": "range", "component": component.name, "bundle": str(folder),
                 "files": [f"{component.part}/{graph.name}"], "inputs": str(inputs), "state": str(state),
                 "scheduler": dict(checkpoint.scheduler) | {"_class_name": defaults.scheduler},
-                "denoiser": family.denoiser, "conditions": checkpoint.conditions,
+                "denoiser": family.denoiser, "conditions": checkpoint.conditions, "time": time_of(denoiser.inputs),
             }  # fmt: skip
             found[component.name] = load_file(run_worker(job, scratch))
             graph.unlink()

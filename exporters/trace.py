@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffrt.errors import CheckpointError, ExportError
 
+from .built import built
 from .passes import clean
 from .spec import Component, Config
 from .weights import HARMLESS, Weights
@@ -32,9 +33,9 @@ WHOLE_OPS = {
 class Called(torch.nn.Module):
     """A module with a component's ``call`` as its forward."""
 
-    def __init__(self, component: Component, config: Config):
+    def __init__(self, component: Component, module: torch.nn.Module):
         super().__init__()
-        self.module = component.build(config)
+        self.module = module
         self._call = component.call
 
     def forward(self, *args):
@@ -76,7 +77,7 @@ def check_fit(component: Component, config: Config, weights: Weights) -> None:
     """
     where = f"{component.part}/config.json"
     try:
-        with quiet(), torch.device("meta"):
+        with quiet(), torch.device(component.device):
             state = component.build(config).state_dict()
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from error
@@ -93,16 +94,24 @@ def trace(component: Component, config: Config, weights: Weights, fixed: Mapping
     what the declaration says.
     """
     fixed = fixed or {}
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True), default_dtype(DTYPES[weights.precision]):
-        called = Called(component, config).eval()
+    dtype = DTYPES[weights.precision]
+    fake = contextlib.nullcontext() if component.real else FakeTensorMode(allow_non_fake_inputs=True)
+    with quiet(), fake, default_dtype(dtype):
+        module = built(component, config, weights, dtype) if component.real else component.build(config)
+        called = Called(component, module).eval()
         example = {n: torch.from_numpy(a) for n, a in component.example({**component.axes, **fixed}).items()}
         shapes = tuple(
             {i: torch.export.Dim.AUTO for i, d in enumerate(spec.shape) if isinstance(d, str) and d not in fixed}
             for spec in component.inputs
         )
-        program = torch.export.export(called, tuple(example.values()), dynamic_shapes=(shapes,), strict=False)
-        wanted = Counter(WHOLE_OPS.get(str(node.target), "") for node in read(program.graph))
-        exported = torch.onnx.export(program, args=(), opset_version=OPSET, dynamo=True, optimize=False, verbose=False)
+        try:
+            program = torch.export.export(called, tuple(example.values()), dynamic_shapes=(shapes,), strict=False)
+            wanted = Counter(WHOLE_OPS.get(str(node.target), "") for node in read(program.graph))
+            exported = torch.onnx.export(
+                program, args=(), opset_version=OPSET, dynamo=True, optimize=False, verbose=False
+            )
+        except Exception as error:  # torch raises what it likes, and wraps the reason
+            raise ExportError(f"{component.name} cannot be traced: {reason(error)}") from error
     assert exported is not None
     model = exported.model
     name_boundary(model, component, fixed)
@@ -114,6 +123,13 @@ def trace(component: Component, config: Config, weights: Weights, fixed: Mapping
     for name, value in list(model.graph.initializers.items()):
         value.name = name.removeprefix("module.")
     return model
+
+
+def reason(error: BaseException) -> str:
+    """What is at the bottom of an error, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
 def read(graph: torch.fx.Graph) -> set[torch.fx.Node]:
@@ -137,7 +153,8 @@ def name_boundary(model: ir.Model, component: Component, fixed: Mapping[str, int
         for value, spec in zip(values, specs, strict=True):
             assert value.shape is not None
             for axis, size in zip(spec.shape, value.shape, strict=True):
-                if values is graph.inputs and isinstance(axis, str) and axis not in fixed and isinstance(size, int):
+                known = str(size if isinstance(size, int) else size.value).isdecimal()  # torch calls a fixed axis "2"
+                if values is graph.inputs and isinstance(axis, str) and axis not in fixed and known:
                     raise ExportError(f"{component.name}: tracing fixed axis {axis!r} of {spec.name} at {size}")
             value.name = spec.name
 

@@ -82,13 +82,16 @@ def open_weights(folder: Path, precision: str) -> Weights:
     raise no_weights(folder)
 
 
-def attach(model: ir.Model, weights: Weights) -> None:
+def attach(model: ir.Model, weights: Weights, real: bool = False) -> None:
     """Turn each initializer into external data that points into the checkpoint's own file, under its name there.
 
-    The file's plain name is written as location: graphs lie beside their weights.
+    The file's plain name is written as location: graphs lie beside their weights. What a module that was traced with
+    memory has beside them stays in the graph.
     """
     for name, value in list(model.graph.initializers.items()):
         stored = weights.stored_name(name)
+        if stored is None and real:
+            continue
         if stored is None:
             raise CheckpointError(f"{weights.folder.name}/: the graph needs tensor {name!r}, which is not in the files")
         file, entry = weights.tensors[stored]

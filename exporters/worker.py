@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -22,35 +23,28 @@ from diffrt import schedulers
 from diffrt.components.text_encoder import joined
 from diffrt.denoise import denoise, start
 from diffrt.guidance import Conditions, guide
+from diffrt.levels import of_levels
 from diffrt.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 Arrays = dict[str, np.ndarray]
 Call = Callable[[Arrays], Arrays]
 
 STEPS, GUIDANCE, SEED, TOKENS = 4, 7.5, 0, 256  # the short generation
+TIMES = ("timestep", "sigma")
 RANGE = "range_of_"  # begins the names of a measured graph's further outputs, whose largest values are kept
 
 
-def eager(source: str, name: str, precision: str) -> Call:
+def eager(checkpoint: "Checkpoint", name: str, precision: str) -> Call:
     """A component of the checkpoint in eager PyTorch, computing in float32 whatever the weights' dtype."""
     import torch
-    from safetensors import safe_open
 
-    from .checkpoint import open_checkpoint
+    from .built import built
 
-    checkpoint = open_checkpoint(source)
     component = next(c for c in checkpoint.components if c.name == name)
-    weights = checkpoint.weights(component.part, precision)
-    with torch.device("meta"):
-        module = component.build(checkpoint.configs[component.part])
-    files = {file: safe_open(file, "pt") for file in weights.files}
-    state = {}
-    for tensor in module.state_dict():
-        stored = weights.stored_name(tensor)
-        if stored is not None:
-            state[tensor] = files[weights.tensors[stored][0]].get_tensor(stored).float()
-    module.load_state_dict(state, strict=False, assign=True)
-    module.eval()
+    module = built(component, checkpoint.configs[component.part], checkpoint.weights(component.part, precision))
 
     @torch.inference_mode()
     def call(feeds: Arrays) -> Arrays:
@@ -69,26 +63,42 @@ def onnx(bundle: str, name: str, file: str, brief: bool = False) -> Call:
     return session.run
 
 
-def starting(noise: np.ndarray, inputs: Sequence[TensorSpec], conditions: Collection[str]) -> Arrays:
+def time_of(inputs: Sequence[TensorSpec]) -> str:
+    """The name of the denoiser's input that says how much noise there is."""
+    return next(spec.name for spec in inputs if spec.name in TIMES)
+
+
+def noise_for(inputs: Sequence[TensorSpec], batch: int, channels: int, sides: Sequence[int]) -> np.ndarray:
+    """Noise [batch,channels,h,w] of those sides, or of those that alone the denoiser takes."""
+    taken = next(spec.shape[2:] for spec in inputs if spec.name == "sample")
+    fitting = [size if isinstance(size, int) else side for size, side in zip(taken, sides, strict=True)]
+    return np.random.default_rng(SEED).standard_normal((batch, channels, *fitting), dtype=np.float32)
+
+
+def starting(
+    noise: np.ndarray, inputs: Sequence[TensorSpec], conditions: Collection[str], axes: Mapping[str, int]
+) -> Arrays:
     """What a generation starts from: noise [B,C,h,w]; where the denoiser takes more channels, a mask that covers
-    everything and the nothing that it leaves of a picture; and what it is told beside ``conditions``, in 2 B rows."""
+    everything and the nothing that it leaves of a picture; and what it is told beside ``conditions``, in 2 B rows, its
+    named axes of those sizes."""
     state, rng = {"noise": noise}, np.random.default_rng(SEED)
+    sizes = {**axes, "h": noise.shape[2], "w": noise.shape[3]}
     for spec in inputs:
-        shape = [2 * len(noise), *(size for size in spec.shape[1:] if isinstance(size, int))]
         if spec.name == "sample" and int(spec.shape[1]) > noise.shape[1]:
             state["beside"] = np.zeros((1, int(spec.shape[1]) - noise.shape[1], *noise.shape[2:]), np.float32)
             state["beside"][:, 0] = 1
-        elif spec.name not in ("sample", "timestep", *conditions):
+        elif spec.name not in ("sample", *TIMES, *conditions):
+            shape = [2 * len(noise), *(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape[1:])]
             told = rng.standard_normal(shape, dtype=np.float32)
             state[f"told/{spec.name}"] = told if spec.dtype == "float32" else np.zeros(shape, np.int64)
     return state
 
 
-def evaluate(call: Call, state: Arrays, x: np.ndarray, t: float, conditions: Conditions) -> np.ndarray:
-    """The denoiser at [B,C,h,w], time t and what it is told, each [B,...]."""
+def evaluate(call: Call, state: Arrays, time: str, x: np.ndarray, t: float, conditions: Conditions) -> np.ndarray:
+    """The denoiser at [B,C,h,w], time t, which is its input of that name, and what it is told, each [B,...]."""
     if "beside" in state:
         x = np.concatenate([x, state["beside"].repeat(len(x), axis=0)], axis=1)
-    feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), **conditions}
+    feeds = {"sample": x, time: np.full(len(x), t, np.float32), **conditions}
     (output,) = call(feeds).values()
     return output
 
@@ -113,7 +123,9 @@ def advance(name: str, call: Call, state: Arrays, job: Mapping) -> Arrays:
     table = scheduler.table(STEPS, **scheduler.picture_options(TOKENS))
     halves = {key: np.split(array, 2) for key, array in told(state).items()}
     negative, prompt = ({key: half[i] for key, half in halves.items()} for i in (0, 1))
-    model = guide(partial(evaluate, call, state), prompt, negative or None, GUIDANCE)
+    model = guide(partial(evaluate, call, state, job["time"]), prompt, negative or None, GUIDANCE)
+    if job["time"] == "sigma":
+        model = of_levels(model, table)
     *_, last = denoise(table, model, start(table, state["noise"]), lambda _: state["noise"])
     return state | {"latents": last.latents}
 
@@ -145,11 +157,10 @@ def discs(side: int) -> np.ndarray:
     return pictures
 
 
-def check(job: Mapping) -> Arrays:
+def check(job: Mapping, eagerly: Call | None = None) -> Arrays:
     """Answer the job's inputs with each graph (eagerly: with the one module), and carry the generation on."""
     name, inputs = job["component"], load_file(job["inputs"])
     out: Arrays = {}
-    eagerly = eager(job["source"], name, job["precision"]) if job["side"] == "eager" else None
     for file in job["files"]:
         call = eagerly or onnx(job["bundle"], name, file)
         prefix = f"{name}/{file}/in/"
@@ -176,10 +187,10 @@ def measure_ranges(job: Mapping) -> Arrays:
 
     call(load_file(job["inputs"]))
     state = advance(name, call, load_file(job["state"]), job)
-    if name == job["denoiser"]:
+    if name == job["denoiser"] and job["time"] == "timestep":
         last = job["scheduler"].get("num_train_timesteps", 1000) - 1
         for t, x in ((last, state["noise"]), (0, state["latents"])):
-            evaluate(call, state, x, t, {key: array[-len(x) :] for key, array in told(state).items()})
+            evaluate(call, state, "timestep", x, t, {key: array[-len(x) :] for key, array in told(state).items()})
     if name == "vae_encoder":
         call({"sample": state["picture"].clip(-1, 1)})
     save_file({key: np.ascontiguousarray(array) for key, array in state.items()}, job["state"])
@@ -192,7 +203,12 @@ def main(job_file: str) -> None:
         encode, decode = (onnx(job["bundle"], job["component"], file) for file in job["files"])
         out = fit_preview(encode, decode, job["factor"])
     else:
-        out = measure_ranges(job) if job["side"] == "range" else check(job)
+        eagerly = None
+        if job["side"] == "eager":
+            from .checkpoint import open_checkpoint
+
+            eagerly = eager(open_checkpoint(job["source"]), job["component"], job["precision"])
+        out = measure_ranges(job) if job["side"] == "range" else check(job, eagerly)
     save_file(out, job["out"])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from diffrt.components.safety import NAME as SAFETY
 from diffrt.errors import InvalidArgument, ProviderError, nearest
 from diffrt.pipeline import Pipeline, Stream, load
 from diffrt.providers import PROVIDERS
@@ -35,10 +36,10 @@ INSTEAD = {
 
 
 class Images(NamedTuple):
-    """What a call gives: `.images`, and nothing about their content, because no safety checker is run."""
+    """What a call gives: `.images`, and what the safety checker of a bundle says of each."""
 
     images: list[Image] | NDArray[np.float32]
-    nsfw_content_detected: None = None
+    nsfw_content_detected: list[bool] | None = None
 
 
 class Compat(ABC):
@@ -71,8 +72,11 @@ class Compat(ABC):
             if name not in (*INSTEAD, *WITHOUT_EFFECT):
                 raise InvalidArgument(f"unknown argument {name!r}; {nearest(name, (*INSTEAD, *WITHOUT_EFFECT))}")
         first = provider or (providers[0] if providers else "CPUExecutionProvider")
-        made = cls(load(pretrained_model_name_or_path, revision=revision, provider=named(first), memory=memory))
-        if (made.pipeline.bundle.root / "safety_checker").is_dir() and arguments.get("safety_checker", True):
+        checked = arguments.get("safety_checker", True) is not None
+        path = pretrained_model_name_or_path
+        pipeline = load(path, revision=revision, provider=named(first), memory=memory, safety_checker=checked)
+        made, bundle = cls(pipeline), pipeline.bundle
+        if checked and (bundle.root / SAFETY).is_dir() and SAFETY not in bundle.manifest.components:
             warnings.warn("the safety checker is not run: pictures are as the model draws them", stacklevel=2)
         if scheduler is not None:
             made.scheduler = scheduler
@@ -113,7 +117,8 @@ class Compat(ABC):
         for step in stream:
             if callback is not None and step.index % callback_steps == 0:
                 callback(step.index, step.timestep, step.latents)
-        drawn = Images(stream.result().images)
+        out = stream.result()
+        drawn = Images(out.images, out.nsfw_content_detected)
         return drawn if return_dict else tuple(drawn)
 
     def _eta(self, eta: float) -> float:

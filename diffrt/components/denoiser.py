@@ -17,6 +17,7 @@ class Denoiser:
         self.factor = manifest.latents["scale_factor"]
         self.channels = int(sample.shape[1])  # more than the latents' where it is told of a picture beside them
         self.inputs = frozenset(each.name for each in spec.inputs)
+        self.takes_sigma = "sigma" in self.inputs
         encoders = {name: sources[0].partition(".")[0] for name, sources in manifest.conditions.items()}
         self._chunk = {name: manifest.tokenizers[encoder]["max_length"] for name, encoder in encoders.items()}
         self._graph = Graph(bundle, manifest.denoiser, provider, spec.outputs[0].name, every_step=True)
@@ -24,8 +25,10 @@ class Denoiser:
     def __call__(
         self, x: NDArray[np.float32], t: float, conditions: Conditions
     ) -> NDArray[np.float32]:  # [B,C,h,w] -> [B,C,h,w]
-        """x is already scaled by the scheduler; t is the training time, not necessarily whole."""
-        feeds = {"sample": x, "timestep": np.full(len(x), t, np.float32), **conditions}
+        """x is already scaled by the scheduler; t is the training time, not necessarily whole. Of a denoiser that takes
+        sigma, x is unscaled and t is sigma: see diffrt/levels.py."""
+        time = "sigma" if self.takes_sigma else "timestep"
+        feeds = {"sample": x, time: np.full(len(x), t, np.float32), **conditions}
         height, width = (side * self.factor for side in x.shape[2:])
         # graphs of a fixed size are for prompts of one chunk
         fits = all(conditions[name].ndim == 2 or conditions[name].shape[1] == n for name, n in self._chunk.items())

@@ -2,7 +2,8 @@
 for its ONNX pipelines. Each graph lies in a folder of its own as model.onnx, with or without a config.json beside it.
 
 There is no manifest: what one would say is read here from configs and from the graphs themselves, and every graph has
-an adapter between the component contract and its own names, ranks and dtypes.
+an adapter between the component contract and its own names, ranks and dtypes. A lone denoiser's folder says the rest
+itself: see alone.py.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from diffrt.components.tokenizer import FILES as TOKENIZER_FILES
 from diffrt.configs import read_json
 from diffrt.errors import BundleError, CheckpointError
+from diffrt.foreign import alone
 from diffrt.foreign.adapters import Adapter
 from diffrt.foreign.externals import data_files, locations
 from diffrt.foreign.text import conditions, text_component
@@ -33,7 +35,8 @@ Config = Mapping[str, Any]
 
 def found(root: Path) -> bool:
     """Whether this is such a folder, be it a damaged one."""
-    return (root / INDEX).is_file() and any((root / part / GRAPH).is_file() for part in (*NEEDED, *SPARE, *OTHERS))
+    parts = (*NEEDED, *SPARE, *OTHERS)
+    return alone.found(root) or ((root / INDEX).is_file() and any((root / part / GRAPH).is_file() for part in parts))
 
 
 def among(names: Collection[str]) -> bool:
@@ -68,7 +71,7 @@ def read(root: Path) -> tuple[Manifest, dict[str, Adapter]]:
     """What a manifest would say of the folder, and an adapter for each component. Raises BundleError, one line naming
     the file and what is wrong with it. No graph's data may lie outside of the graph's folder."""
     try:
-        return _read(root)
+        return alone.read(root) if alone.found(root) else _read(root)
     except (CheckpointError, OnnxFileError, Misfit) as error:
         raise BundleError(str(error)) from None
 

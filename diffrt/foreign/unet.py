@@ -24,7 +24,7 @@ def unet_component(graph: GraphFile, config: Mapping[str, Any], channels: int) -
         raise BundleError(f"unet/model.onnx takes {takes} channels; it must take {allowed}")
     inputs = {
         TensorSpec("sample", "float32", ("batch", takes, "h", "w")): (sample.name, cast("unet", sample)),
-        TensorSpec("timestep", "float32", ("batch",)): (time.name, _times(time, sample)),
+        TensorSpec("timestep", "float32", ("batch",)): (time.name, times(time, sample)),
         TensorSpec("encoder_hidden_states", "float32", ("batch", "sequence", axis(tokens, 2) or "width")): (
             tokens.name,
             cast("unet", tokens),
@@ -48,8 +48,9 @@ def _first_convolution(graph: GraphFile) -> int | None:
     return shapes[0][1] if shapes and len(shapes[0]) == 4 else None
 
 
-def _times(time: Value, sample: Value) -> Convert:
-    """[B] f32, all equal -> a scalar, [N] of a fixed N, [B] where the axis is the batch's, else [1]."""
+def times(time: Value, sample: Value) -> Convert:
+    """What makes the graph's input of [B] f32, all equal: a scalar, [N] of a fixed N, [B] where the axis is the
+    batch's, else [1]."""
     as_taken = cast("unet", time)
     if time.shape == ():
         return lambda t: as_taken(t[:1]).reshape(())

@@ -12,11 +12,13 @@ from PIL.Image import Image
 from diffrt import image, noise
 from diffrt.components.denoiser import Denoiser
 from diffrt.components.pixels import Pixels
+from diffrt.components.safety import SafetyChecker
 from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Colours
 from diffrt.errors import InvalidArgument
 from diffrt.guidance import Conditioned, Conditions, Model, factors, guide
+from diffrt.levels import of_levels
 from diffrt.prompting import MOST_CHUNKS, Text
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
@@ -41,10 +43,11 @@ class Parts:
     colours: Colours | None
     model: str
     keep: bool  # graphs stay open between calls
+    safety: SafetyChecker | None = None
 
     @property
     def all(self) -> tuple[Part, ...]:
-        return tuple(filter(None, (self.text_encoder, self.encoder, self.denoiser, self.decoder)))
+        return tuple(filter(None, (self.text_encoder, self.encoder, self.denoiser, self.decoder, self.safety)))
 
     def done(self, part: Part | None) -> None:
         """Its work in this call is over: where memory is short, free it."""
@@ -65,6 +68,7 @@ class Output:
     seeds: list[int]  # [B]
     parameters: list[dict[str, Any]]  # [B] what made each picture, as JSON values
     truncated: list[str]  # per prompt and negative prompt that was too long, the end that was cut off
+    nsfw_content_detected: list[bool] | None = None  # [B] the safety checker's verdict; None: none was run
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +94,10 @@ def repeated(conditions: Conditions, count: int) -> Conditions:
 
 
 def encode_words(request: Request, parts: Parts) -> Words:
-    """Of a model that takes no prompt, the classes, or nothing."""
+    """Of a model that takes no prompt, what else it is told."""
     encoder = parts.text_encoder
     if encoder is None:
-        return _classes(request)
+        return _without_words(request)
     truncated: list[str] = []
     given, negative = request.prompt_embeds, request.negative_prompt_embeds if request.guided else None
     texts = [condition.text for row in request.conditions for condition in row]
@@ -115,24 +119,27 @@ def encode_words(request: Request, parts: Parts) -> Words:
     parts.done(encoder)
     if zero:
         said.append({name: np.zeros_like(array[: len(request.negative_prompts)]) for name, array in said[0].items()})
-    for told, half in zip(request.told, said, strict=False):
+    for told, brought, half in zip(request.told, request.given, said, strict=False):
         rows = len(half[EMBEDS])
         half |= {name: array.repeat(rows, axis=0) for name, array in told.items()}
+        half |= {name: np.concatenate([array] * (rows // len(array))) for name, array in brought.items()}
     shares = [[condition.weight for condition in row] for row in request.conditions] or [[1.0] * len(said[0][EMBEDS])]
     return Words(said[0], np.array(shares, np.float32), said[1] if len(said) > 1 else None, chunks, truncated)
 
 
-def _classes(request: Request) -> Words:
+def _without_words(request: Request) -> Words:
     labels = np.array(request.class_labels, np.int64)
-    guided = request.guided and len(labels) > 0
-    negative = {CLASSES: np.full_like(labels, request.classes)} if guided else None
-    return Words({CLASSES: labels} if len(labels) else {}, np.ones((1, len(labels)), np.float32), negative, 1, [])
+    halves = [{CLASSES: labels}, {CLASSES: np.full_like(labels, request.classes)}] if len(labels) else [{}, {}]
+    said, negative = ({**half, **given} for half, given in zip(halves, request.given, strict=True))
+    rows = len(next(iter(said.values()), ()))
+    return Words(said, np.ones((1, rows), np.float32), (negative or None) if request.guided else None, 1, [])
 
 
 def guided_model(model: Conditioned, words: Words, request: Request, table: Table) -> Model:
     """What the run evaluates: the model told of the words, as closely guided as asked in each row of the table."""
     by_row = factors(table, request.guidance_interval, request.cfg_plus_plus) if request.guided else None
-    return guide(model, *words.each(request), by_row, request.guidance_rescale)
+    guided = guide(model, *words.each(request), by_row, request.guidance_rescale)
+    return of_levels(guided, table) if request.takes_sigma else guided
 
 
 def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoders, lengths: Sequence[int] = ()) -> int:
@@ -210,10 +217,12 @@ def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
 def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, latents: F32) -> Output:
     parts.done(parts.denoiser)
     images: Any = latents
+    flags: list[bool] | None = None
     if request.output_type != "latent":
         decoded = parts.decoder(latents)
-        images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
         parts.done(parts.decoder)
+        decoded, flags = checked(decoded, parts)
+        images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
     said: Conditions = words.conditions if len(words.shares) == 1 else {}  # no prompt holds AND
     negative: Conditions = words.negative or {}
     return Output(
@@ -226,7 +235,17 @@ def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, l
         seeds=list(request.seeds),
         parameters=request.parameters(type(scheduler).__name__, parts.model, words.chunks),
         truncated=words.truncated,
+        nsfw_content_detected=flags,
     )
+
+
+def checked(decoded: F32, parts: Parts) -> tuple[F32, list[bool] | None]:
+    """Pictures [B,3,H,W] in [-1,1], black where the safety checker finds something, and which those are."""
+    if parts.safety is None:
+        return decoded, None
+    flags = parts.safety(image.to_uint8(decoded))
+    parts.done(parts.safety)
+    return np.where(np.array(flags)[:, None, None, None], np.float32(-1), decoded), flags
 
 
 def _unit(decoded: F32) -> F32:

@@ -8,7 +8,9 @@ from diffrt.manifest import TensorSpec
 from diffrt.stable_diffusion import CONDITIONS, defaults, latents, tasks
 
 from ..spec import Component, Config, Family
+from . import safety
 from .latent import autoencoder, build_text_encoder, positions, text_encoder, unet
+from .safety import safety_checker
 
 
 def encode_text(module: nn.Module, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,6 +29,7 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
         text_encoder(text, build_text_encoder, encode_text, said),
         unet(configs["unet"], hidden, vae["latent_channels"]),
         *autoencoder(vae),
+        *((safety_checker(configs["safety_checker"]),) if "safety_checker" in configs else ()),
     )
 
 
@@ -37,7 +40,15 @@ STABLE_DIFFUSION = Family(
     all_tasks=("text_to_image", "image_to_image", "inpaint"),
     forms=("components", "single", "stablehlo"),
     tasks=tasks,
-    parts={"text_encoder": ("CLIPTextModel",), "unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",)},
+    parts={
+        "text_encoder": ("CLIPTextModel",),
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+        **safety.PARTS,
+    },
+    optional=tuple(safety.PARTS),
+    requested=safety.REQUESTED,
+    settings=safety.SETTINGS,
     skipped=("safety_checker", "feature_extractor", "image_encoder"),
     components=components,
     defaults=defaults,

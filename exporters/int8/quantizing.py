@@ -57,7 +57,7 @@ def quantize_components(
         placed = int8_weights.write(weights[part], quantized, folder / part)
         for component in inside:
             for model in traced[component.name].values():
-                attach(model, placed)
+                attach(model, placed, component.real)
         for file in filter(None, (*weights[part].files, weights[part].index)):
             (folder / part / file.name).unlink()
     return counts

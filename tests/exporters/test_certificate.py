@@ -41,17 +41,17 @@ def test_what_the_short_generation_starts_from(scheduler):
 
     config = {"_class_name": scheduler, "beta_schedule": "scaled_linear"}
     words = {"encoder_hidden_states": ("text_encoder.last_hidden_state",)}
-    state = starting(noise, inputs(9), words) | {"told/encoder_hidden_states": np.zeros((4, 7, 6), np.float32)}
-    advance("unet", unet, state, {"scheduler": config, "denoiser": "unet", "conditions": words})
+    state = starting(noise, inputs(9), words, {}) | {"told/encoder_hidden_states": np.zeros((4, 7, 6), np.float32)}
+    advance("unet", unet, state, {"scheduler": config, "denoiser": "unet", "conditions": words, "time": "timestep"})
     first = seen[0]
     assert first["sample"].shape == (4, 9, 3, 5)
     np.testing.assert_allclose(first["sample"][:2, :4], noise, rtol=1e-2)  # as the UNet wants it: of unit variance
     np.testing.assert_array_equal(first["sample"][:, 4], 1)
     np.testing.assert_array_equal(first["sample"][:, 5:], 0)
     assert first["encoder_hidden_states"].shape == (4, 7, 6)
-    assert starting(noise, inputs(4), words).keys() == {"noise"}
+    assert starting(noise, inputs(4), words, {}).keys() == {"noise"}
     sizes = TensorSpec("time_ids", "float32", ("batch", 6))
-    assert starting(noise, [*inputs(4), sizes], words)["told/time_ids"].shape == (4, 6)
+    assert starting(noise, [*inputs(4), sizes], words, {})["told/time_ids"].shape == (4, 6)
 
 
 def inputs(channels):

@@ -18,7 +18,7 @@ INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.6.0",
     "feature_extractor": ["transformers", "CLIPImageProcessor"],
-    "requires_safety_checker": True,
+    "requires_safety_checker": False,
     "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
     "image_encoder": [None, None],
     "scheduler": ["diffusers", "PNDMScheduler"],
@@ -59,6 +59,13 @@ PICKLES = [
 def test_one_variant_and_nothing_else(precision, expected):
     names = [*SMALL, *STRANGERS, *PLAIN, *HALF, *PICKLES]
     assert chosen(names, precision) == sorted([*SMALL, *expected])
+
+
+def test_the_safety_checker_where_it_is_asked_for():
+    names = [*SMALL, *STRANGERS, *PLAIN]
+    beside = [name for name in STRANGERS if name.startswith(("safety_checker/", "feature_extractor/"))]
+    for index in (INDEX | {"requires_safety_checker": True}, {k: v for k, v in INDEX.items() if "requires" not in k}):
+        assert chosen(names, index=index) == sorted([*SMALL, *PLAIN, *beside])
 
 
 def test_half_precision_where_there_is_any():

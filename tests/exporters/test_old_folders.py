@@ -151,7 +151,7 @@ def test_configs_of_2022(checkpoint):
         checkpoint / "model_index.json",
         safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
         feature_extractor=["transformers", "CLIPFeatureExtractor"],
-        requires_safety_checker=None,
+        requires_safety_checker=False,
     )
     found = open_checkpoint(checkpoint)
     assert found.skipped == ("safety_checker", "feature_extractor")
