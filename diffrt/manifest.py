@@ -107,6 +107,7 @@ class Manifest:
     components: Mapping[str, ComponentSpec]
     certificate: Mapping[str, Any] | None
     probe: str | None  # inputs and outputs of every graph, for `diffrt verify`
+    strength_rounds_up: bool = False  # image-to-image runs the last strength * steps, rounded up and not down
 
     def dumps(self) -> str:
         record = {"format": FORMAT, **asdict(self)}
@@ -218,6 +219,7 @@ def _component(name: str, value: Any, where: str) -> ComponentSpec:
 
 _manifest = record(
     Manifest,
+    spare=("strength_rounds_up",),
     generator=strict.text,
     family=strict.text,
     tasks=list_of(strict.text, 1),
@@ -243,6 +245,7 @@ _manifest = record(
     classes=list_of(strict.text, high=100_000),
     even_sigmas=strict.boolean,
     zero_negative=strict.boolean,
+    strength_rounds_up=strict.boolean,
     preview=optional(record(dict, matrix=list_of(list_of(strict.number, 3, 3), 1), bias=list_of(strict.number, 3, 3))),
     files=strict.keyed(lambda key, value, where: _file(value, where), key=strict.inner_path),
     components=strict.keyed(_component),

@@ -61,6 +61,7 @@ class Request:
     eta: float
     output_type: str
     even_sigmas: bool  # as in the manifest
+    strength_rounds_up: bool  # as in the manifest
     patch: int  # latent pixels of a transformer's token, each way
     class_labels: tuple[int, ...]  # [P] in place of prompts
     classes: int  # how many the model draws
@@ -269,6 +270,7 @@ def check(
         eta=number("eta", eta),
         output_type=output_type,
         even_sigmas=manifest.even_sigmas,
+        strength_rounds_up=manifest.strength_rounds_up,
         patch=manifest.latents.get("patch", 1),
         class_labels=labels,
         classes=len(manifest.classes),

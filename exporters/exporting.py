@@ -175,6 +175,7 @@ def write_bundle(
             tokenizers=tokenizers,
             zero_negative=bool(checkpoint.index.get("force_zeros_for_empty_prompt", checkpoint.family.zero_negative)),
             even_sigmas=checkpoint.family.even_sigmas,
+            strength_rounds_up=checkpoint.family.strength_rounds_up,
             classes=checkpoint.family.classes(checkpoint.index, checkpoint.configs),
             preview=fit_preview(folder, latents, specs, say),
             files=file_entries(folder),

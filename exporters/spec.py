@@ -93,4 +93,5 @@ class Family:
     forms: tuple[str, ...] = ("components",)
     layouts: tuple[str, ...] = ("diffrt",)
     even_sigmas: bool = False  # as in the manifest
+    strength_rounds_up: bool = False  # as in the manifest
     zero_negative: bool = False  # as in the manifest, unless the checkpoint's force_zeros_for_empty_prompt says other

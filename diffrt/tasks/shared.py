@@ -209,9 +209,10 @@ def _time_left(scheduler: Scheduler, share: float) -> int:
 
 
 def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
-    """The last strength * steps of the run, rounded down, or those from denoising_start on; None where that is none."""
-    n = request.num_inference_steps
-    return run_table(scheduler, request, n - int(n * request.strength))
+    """The last strength * steps of the run, rounded as the model's family does, or those from denoising_start on; None
+    where that is none."""
+    n, share = request.num_inference_steps, request.num_inference_steps * request.strength
+    return run_table(scheduler, request, int(n - share) if request.strength_rounds_up else n - int(share))
 
 
 def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, latents: F32) -> Output:

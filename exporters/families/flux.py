@@ -88,8 +88,8 @@ FLUX = Family(
     name="flux",
     title="Flux.1 dev, schnell",
     tested="pictures against diffusers 0.42.1",
-    all_tasks=("text_to_image",),
-    tasks=lambda configs: ("text_to_image",),
+    all_tasks=("text_to_image", "image_to_image"),
+    tasks=lambda configs: ("text_to_image", "image_to_image"),
     parts={
         "text_encoder": ("CLIPTextModel",),
         "text_encoder_2": ("T5EncoderModel",),
@@ -105,4 +105,5 @@ FLUX = Family(
     tokenizers={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     t5={"text_encoder_2": T5_TOKENS},
     even_sigmas=True,
+    strength_rounds_up=True,
 )

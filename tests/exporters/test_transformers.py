@@ -2,6 +2,7 @@
 
 import diffusers
 import numpy as np
+import PIL.Image
 import pytest
 import tokenizers
 import torch
@@ -140,12 +141,33 @@ def test_pictures_equal(pair):
     assert_same(pipe(seed=11, **arguments).images, expected)
 
 
+@pytest.mark.parametrize("strength", [0.6, 1.0, 0.2])
+def test_pictures_from_pictures_equal(pair, strength):
+    """Of 4 steps at a strength of 0.6, 3 are run: the share that is left out is rounded down."""
+    pipe, reference = pair
+    kind = {"stable-diffusion-3": "StableDiffusion3Img2ImgPipeline", "flux": "FluxImg2ImgPipeline"}
+    from_pictures = getattr(diffusers, kind[pipe.bundle.manifest.family])(**reference.components)
+    from_pictures.set_progress_bar_config(disable=True)
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
+    ask = {"image": image, "strength": strength, "num_inference_steps": 4, "guidance_scale": 3.5, "output_type": "np"}
+    if "flux" in pipe.bundle.manifest.family and "guidance" not in pipe._parts.denoiser.inputs:
+        ask["guidance_scale"] = 1.0
+    generator = torch.Generator("cpu").manual_seed(11)
+    expected = from_pictures(PROMPT, generator=generator, height=64, width=96, **ask).images
+    steps = []
+    stream = pipe.stream(PROMPT, seed=11, **ask)
+    steps.extend(stream)
+    assert_same(stream.result().images, expected)
+    assert len(steps) == {0.6: 3, 1.0: 4, 0.2: 1}[strength]
+
+
 def test_sizes(pair):
     pipe, _ = pair
     with pytest.raises(InvalidArgument, match="multiple of 16"):
         pipe(PROMPT, height=72, width=64)
+    black = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(InvalidArgument, match="a prompt alone"):
-        pipe(PROMPT, image=np.zeros((64, 64, 3), np.uint8))
+        pipe(PROMPT, image=black, mask_image=black[..., 0])
 
 
 @pytest.mark.parametrize("text", ["a red apple", "", "an  odd\tone ü", "apple " * 40])
