@@ -111,6 +111,8 @@ class Manifest:
 
     def dumps(self) -> str:
         record = {"format": FORMAT, **asdict(self)}
+        if not self.strength_rounds_up:
+            del record["strength_rounds_up"]
         record["files"] = {
             path: {k: v for k, v in entry.items() if v is not None} for path, entry in record["files"].items()
         }

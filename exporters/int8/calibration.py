@@ -47,7 +47,7 @@ def observed(model: ir.Model) -> ir.Model:
 def read(model: ir.Model, found: dict[str, np.ndarray]) -> dict[str, Range]:
     """What a run of ``observed(model)`` gave, by layer."""
     numbers, sizes, ranges = found[RANGES].reshape(-1, 4).tolist(), list(found[SIZES]), {}
-    for (name, layer), (in_high, in_low, out_high, out_low) in zip(layers(model).items(), numbers, strict=True):
+    for name, (in_high, in_low, out_high, out_low) in zip(layers(model), numbers, strict=True):
         (_, *shape), sizes = sizes[: sizes[0] + 1], sizes[sizes[0] + 1 :]
         ranges[name] = Range((-in_low, in_high), (-out_low, out_high), tuple(map(int, shape)))
     return ranges

@@ -201,7 +201,8 @@ def test_every_layer_has_an_integer_kernel(bundle, tmp_path):
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
     ort.InferenceSession(bundle / "unet" / "model.int8.ort.onnx", options, providers=["CPUExecutionProvider"])
-    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node)
+    graph = onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph
+    found = Counter(node.op_type for node in graph.node)
     assert found["QLinearConv"] + found["MatMulIntegerToFloat"] == spec.quantized
 
 

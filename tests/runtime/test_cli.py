@@ -16,7 +16,7 @@ import diffrt
 from diffrt.cli import cli, run
 from diffrt.image import read_parameters
 
-COMMANDS = ["generate", "export", "inspect", "verify", "push", "providers", "schedulers"]
+COMMANDS = ["generate", "export", "inspect", "verify", "prepare", "push", "providers", "schedulers"]
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_verify(capsys, sd1_bundle):
 
 def test_lists(capsys):
     assert run(["providers"]) == 0
-    assert "cpu         CPUExecutionProvider      installed" in capsys.readouterr().out
+    assert "cpu             onnxruntime   installed" in capsys.readouterr().out
     assert run(["schedulers"]) == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) == len(diffrt.schedulers.SCHEDULERS)
