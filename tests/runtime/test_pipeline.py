@@ -247,5 +247,5 @@ def test_a_fast_load_draws_the_same(sd1_bundle, pipe):
     ask = {"num_inference_steps": 3, "seed": 5, "output_type": "np"}
     fast = diffrt.load(sd1_bundle, load="fast")
     assert np.abs(fast(PROMPTS[0], **ask).images - pipe(PROMPTS[0], **ask).images).max() <= 1 / 255
-    with pytest.raises(InvalidArgument, match=r"unknown load 'quick'.*full.*fast"):
+    with pytest.raises(InvalidArgument, match="unknown load 'quick': known: fast, full"):
         diffrt.load(sd1_bundle, load="quick")

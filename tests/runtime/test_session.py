@@ -97,7 +97,7 @@ def test_providers(sd1_bundle):
 def test_without_onnxruntime_the_extra_is_named():
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
-        "from diffrt.cli import run; sys.exit(run(['providers']))"
+        "from diffrt.cli import run; sys.exit(run(['generate', 'a', '-o', 'x.png']))"
     )  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
