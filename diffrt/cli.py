@@ -70,6 +70,7 @@ def cli(context: click.Context) -> None:
 @click.option("--image", metavar="FILE", help="A picture to start from; its size is the result's.")
 @click.option("--strength", type=float, help="With --image: how much to change it, 0 to 1.")
 @click.option("--mask", metavar="FILE", help="With --image: paint only where this picture is white.")
+@click.option("--depth", metavar="FILE", help="With --image, of models that are told of depth: near is white.")
 @click.option("-n", "--count", default=1, show_default=True, help="How many: a.png becomes a-0.png, a-1.png ...")
 @click.option("--seed", type=int, help="Picture i is drawn from seed + i; without one, at random.")
 @click.option(
@@ -81,6 +82,7 @@ def cli(context: click.Context) -> None:
 )
 @click.option("--steps", type=int, help="Denoising steps: more is slower and finer.")
 @click.option("--guidance", type=float, help="How closely to follow the prompt; 1 is unguided, and twice as fast.")
+@click.option("--image-guidance", type=float, help="Of models that edit: how closely to keep to the image (1.5).")
 @click.option("--guidance-rescale", type=float, default=0.0, metavar="FLOAT", help="Against over-exposure: 0 to 1.")
 @click.option(
     "--guidance-interval",
@@ -112,11 +114,13 @@ def generate(
     image: str | None,
     strength: float | None,
     mask: str | None,
+    depth: str | None,
     count: int,
     seed: int | None,
     rng: str,
     steps: int | None,
     guidance: float | None,
+    image_guidance: float | None,
     guidance_rescale: float,
     guidance_interval: tuple[float, float],
     cfg_plus_plus: bool,
@@ -142,6 +146,7 @@ def generate(
     diffrt generate "a castle" --model my-bundle --scheduler euler --negative blurry
     diffrt generate "a green apple" --image apple.png --strength 0.9 -o green.png
     diffrt generate "a hat" --image cat.png --mask where.png -o cat-with-hat.png
+    diffrt generate "make it night" --image castle.png --model my-instruct-pix2pix -o night.png
     diffrt generate "a castle" --model organization/bundle-on-the-hub
     """
     if quiet:
@@ -168,6 +173,7 @@ def generate(
                 prompt,
                 image=image,
                 mask_image=mask,
+                depth_map=depth,
                 strength=strength,
                 negative_prompt=negative,
                 weighting=weighting,
@@ -176,6 +182,7 @@ def generate(
                 width=width,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
+                image_guidance_scale=image_guidance,
                 guidance_rescale=guidance_rescale,
                 guidance_interval=guidance_interval,
                 cfg_plus_plus=cfg_plus_plus,

@@ -30,6 +30,8 @@ NEEDS = {
     "text_to_image": "a prompt alone",
     "image_to_image": "an image and no mask_image",
     "inpaint": "an image and a mask_image",
+    "depth_to_image": "an image and its depth_map",
+    "edit": "an image and a prompt that says what to change, and no mask_image",
     "unconditional": "neither prompt nor image",
     "class_to_image": "class_labels alone",
 }
@@ -148,6 +150,7 @@ class Pipeline:
         *,
         image: Any = None,
         mask_image: Any = None,
+        depth_map: Any = None,
         strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         weighting: str | None = None,
@@ -156,6 +159,7 @@ class Pipeline:
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         guidance_interval: Sequence[float] = request.ALWAYS,
         cfg_plus_plus: bool = False,
@@ -184,6 +188,8 @@ class Pipeline:
                                 [H,W,3], u8 or f32 in [0,1]. Its size is the output's, down to a multiple of 8.
                                 Or latents [B,C,h,w] f32
         mask_image              with an image: white is drawn anew, black stays; of the image's size
+        depth_map               with an image, of models that are told of depth: what is near is large, in any unit. An
+                                array [H,W] or a grey picture, of any size, or one for each prompt
         strength                with an image: the share of the steps that are run, from 0 to 1 (0.8; with a mask 1)
         negative_prompt         what to keep away from: one text for all prompts or one each; unused without guidance
         weighting               None: prompts are plain text. Else brackets weigh words, as in (word:1.3) and [word],
@@ -193,6 +199,7 @@ class Pipeline:
         chunks                  how many times the text encoder's length (75 tokens in Stable Diffusion) all prompts
                                 fill, the rest is cut off; "auto": as many as the longest prompt of the call needs
         guidance_scale          1 or below: no guidance, and half the work
+        image_guidance_scale    of models that edit by instruction: how closely to keep to the image, from 1 (1.5)
         guidance_rescale        against the over-exposure of much guidance: from 0, none, to 1
         guidance_interval       from which to which share of the steps guidance acts; the others are half the work
         cfg_plus_plus           the guided picture with the unguided noise, at a guidance_scale from 0 to 1: for
@@ -220,6 +227,7 @@ class Pipeline:
             prompt,
             image=image,
             mask_image=mask_image,
+            depth_map=depth_map,
             strength=strength,
             negative_prompt=negative_prompt,
             weighting=weighting,
@@ -228,6 +236,7 @@ class Pipeline:
             width=width,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale,
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
             cfg_plus_plus=cfg_plus_plus,

@@ -10,17 +10,20 @@ import numpy as np
 
 from diffrt.arguments import F32, array_of, interval_of, number, positive, share_of, shown, texts_of
 from diffrt.classes import numbers
+from diffrt.depth import depths
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
+from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
 from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 from diffrt.told import checked, open_inputs
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
+DEFAULT_IMAGE_GUIDANCE = 1.5
 ALWAYS = (0.0, 1.0)
 WITHOUT_PROMPT = {
     "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
@@ -32,6 +35,7 @@ WITHOUT_PROMPT = {
 class Request:
     """P prompts, each drawn as often as asked: B pictures, those of one prompt side by side."""
 
+    task: str
     prompts: tuple[str, ...] | None  # [P]; None where prompt_embeds are given
     conditions: tuple[tuple[Condition, ...], ...]  # [K][P] what the prompts say; K > 1 where one holds AND
     negative_prompts: tuple[str, ...]  # [P]
@@ -46,12 +50,14 @@ class Request:
     image: F32 | None  # [1 or P,3,H,W] in [-1,1]: what to start from
     image_latents: F32 | None  # [B,C,h,w] the same, encoded
     mask: F32 | None  # [1 or P,1,H,W], 1 where to paint anew
+    depth: F32 | None  # [1 or P,1,h,w] in [-1,1]
     strength: float  # share of the steps that are run, 0 to 1
     latent_shape: tuple[int, int, int]  # C,h,w
     height: int
     width: int
     num_inference_steps: int
     guidance_scale: float
+    image_guidance_scale: float  # of models that are guided toward a picture as well
     guidance_rescale: float  # 0 to 1
     guidance_interval: tuple[float, float]  # shares of the steps that are run
     cfg_plus_plus: bool
@@ -82,18 +88,11 @@ class Request:
         """Whether there is a negative half; a distilled model is told of the guidance instead."""
         return "guidance" not in self.told[0] and (self.cfg_plus_plus or is_guided(self.guidance_scale))
 
-    @property
-    def task(self) -> str:
-        if self.image is not None or self.image_latents is not None:
-            return "image_to_image" if self.mask is None else "inpaint"
-        if self.class_labels:
-            return "class_to_image"
-        return "text_to_image" if self.conditions or self.prompt_embeds is not None else "unconditional"
-
     def parameters(self, scheduler: str, model: str, chunks: int) -> list[dict[str, Any]]:
         """What made each picture, as JSON values: [B]. chunks: as many as the prompts filled."""
-        pictured = self.task in ("image_to_image", "inpaint")
-        extra: dict[str, Any] = {"task": self.task, "strength": self.strength} if pictured else {}
+        extra: dict[str, Any] = {"task": self.task} if self.task in PICTURED else {}
+        extra |= {"strength": self.strength} if self.task in PARTIAL else {}
+        extra |= {"image_guidance_scale": self.image_guidance_scale} if self.task == "edit" else {}
         extra |= {} if self.weighting is None else {"weighting": self.weighting}
         extra |= {} if chunks == 1 else {"chunks": chunks}
         extra |= {"guidance_rescale": self.guidance_rescale} if self.guidance_rescale else {}
@@ -126,6 +125,7 @@ def check(
     *,
     image: Any = None,
     mask_image: Any = None,
+    depth_map: Any = None,
     strength: float | None = None,
     negative_prompt: str | Sequence[str] | None = None,
     weighting: str | None = None,
@@ -134,6 +134,7 @@ def check(
     width: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    image_guidance_scale: float | None = None,
     guidance_rescale: float = 0.0,
     guidance_interval: Sequence[float] = ALWAYS,
     cfg_plus_plus: bool = False,
@@ -205,6 +206,14 @@ def check(
         if masked:
             check_same_size(own, common_size("mask_image", masked))
         height, width = _floored(manifest, own, height, width)
+    task = _task(manifest, image is not None, bool(masked), labels)
+    check_owners(
+        task,
+        strength=strength,
+        denoising_start=denoising_start,
+        image_guidance_scale=image_guidance_scale,
+        depth_map=depth_map,
+    )
     height, width = _size(manifest, height, width, latents if encoded is None else encoded)
     factor = manifest.latents["scale_factor"]
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
@@ -218,6 +227,11 @@ def check(
     interval = interval_of("guidance_interval", guidance_interval)
     if not isinstance(cfg_plus_plus, bool):
         raise InvalidArgument(f"cfg_plus_plus is {shown(cfg_plus_plus)}: give True or False")
+    image_guidance = number(
+        "image_guidance_scale", DEFAULT_IMAGE_GUIDANCE if image_guidance_scale is None else image_guidance_scale
+    )
+    if image_guidance < 1:
+        raise InvalidArgument(f"image_guidance_scale is {image_guidance:g}: give at least 1")
     if cfg_plus_plus and not 0 <= guidance <= 1:
         raise InvalidArgument(f"guidance_scale is {guidance:g}, and cfg_plus_plus takes 0 to 1: give for instance 0.6")
     if cfg_plus_plus and rescale:
@@ -236,7 +250,15 @@ def check(
         raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
     if len(rows) > 1 and (rescale or interval != ALWAYS):
         raise InvalidArgument("AND has no one prompt to fall back on: leave out guidance_rescale and guidance_interval")
+    check_guidance(
+        task,
+        guidance_rescale=rescale > 0,
+        guidance_interval=interval != ALWAYS,
+        cfg_plus_plus=cfg_plus_plus,
+        AND=len(rows) > 1,
+    )
     return Request(
+        task=task,
         prompts=prompts,
         conditions=rows,
         negative_prompts=negatives,
@@ -252,6 +274,7 @@ def check(
         image=colours(pictures, height, width) if pictures else None,
         image_latents=None if encoded is None else array_of("image", encoded, (images, *latent_shape)),
         mask=masks(masked, height, width) if masked else None,
+        depth=depths(depth_map, count, latent_shape[1:]) if task == "depth_to_image" else None,
         strength=share_of(
             "strength",
             DEFAULT_STRENGTH[bool(masked)] if strength is None else strength,
@@ -261,6 +284,7 @@ def check(
         width=width,
         num_inference_steps=positive("num_inference_steps", steps),
         guidance_scale=guidance,
+        image_guidance_scale=image_guidance,
         guidance_rescale=rescale,
         guidance_interval=interval,
         cfg_plus_plus=cfg_plus_plus,
@@ -282,6 +306,15 @@ def check(
         denoising_end=end,
         generator=generator,
     )
+
+
+def _task(manifest: Manifest, pictured: bool, masked: bool, labels: tuple[int, ...]) -> str:
+    """What is asked for, by what is given."""
+    if pictured:
+        return "inpaint" if masked else of_picture(manifest.tasks)
+    if labels:
+        return "class_to_image"
+    return "text_to_image" if manifest.tokenizers else "unconditional"
 
 
 def _inputs(manifest: Manifest) -> dict[str, tuple[int | str, ...]]:

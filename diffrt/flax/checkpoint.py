@@ -118,6 +118,9 @@ def open_checkpoint(root: Path) -> Checkpoint:
     for key in ("addition_embed_type", "time_cond_proj_dim"):
         if getattr(networks.unet, key) is not None:
             raise CheckpointError(f"{root}: diffrt.flax has no UNet with {key}: export it, and load the bundle")
+    takes, channels = networks.unet.in_channels, networks.vae.latent_channels
+    if takes not in (channels, 2 * channels + 1):
+        raise CheckpointError(f"{root}: diffrt.flax has no UNet of {takes} channels: export it, and load the bundle")
     if any(layers != 1 for layers in networks.unet.transformers):
         raise CheckpointError(
             f"{root}: diffrt.flax has one transformer block per attention: export it, and load the bundle"

@@ -1,5 +1,6 @@
 """One file per story: one generator function each. A task is chosen by what a call gives."""
 
+from diffrt.tasks.edit import edit
 from diffrt.tasks.from_noise import from_noise
 from diffrt.tasks.image_to_image import image_to_image
 from diffrt.tasks.inpaint import inpaint
@@ -10,4 +11,6 @@ TASKS = {
     "unconditional": from_noise,
     "image_to_image": image_to_image,
     "inpaint": inpaint,
+    "edit": edit,
+    "depth_to_image": image_to_image,
 }

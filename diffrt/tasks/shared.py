@@ -142,6 +142,16 @@ def guided_model(model: Conditioned, words: Words, request: Request, table: Tabl
     return of_levels(guided, table) if request.takes_sigma else guided
 
 
+def telling(denoiser: Denoiser, beside: F32) -> Conditioned:
+    """A denoiser that is given more channels, [B,N,h,w], beside the latents."""
+
+    def model(x: F32, t: float, conditions: Conditions) -> F32:
+        halves = len(x) // len(beside)  # with guidance the batch is there twice
+        return denoiser(np.concatenate([x, np.tile(beside, (halves, 1, 1, 1))], axis=1), t, conditions)
+
+    return model
+
+
 def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoders, lengths: Sequence[int] = ()) -> int:
     """How many chunks every text is to fill: with "auto" those of the longest, or of embeddings of given lengths."""
     if not isinstance(asked, str):

@@ -1,8 +1,10 @@
 """The registry: pipeline class named in model_index.json -> family."""
 
 from ..spec import Family
+from .depth import DEPTH
 from .dit import DIT
 from .flux import FLUX
+from .instruct_pix2pix import INSTRUCT_PIX2PIX
 from .ldm import LDM
 from .ldm_text import LDM_TEXT
 from .score_sde import SCORE_SDE
@@ -16,6 +18,8 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipelineLegacy": STABLE_DIFFUSION,
+    "StableDiffusionInstructPix2PixPipeline": INSTRUCT_PIX2PIX,
+    "StableDiffusionDepth2ImgPipeline": DEPTH,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
     "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
