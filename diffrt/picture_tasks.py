@@ -5,7 +5,8 @@ from typing import Any
 
 from diffrt.errors import InvalidArgument
 
-ALONE = ("image_to_image", "edit", "depth_to_image")  # of these a model has one, which an image without a mask is for
+# of these a model has one, which an image without a mask is for
+ALONE = ("image_to_image", "edit", "depth_to_image", "variation")
 PARTIAL = ("image_to_image", "inpaint", "depth_to_image")  # those that run a part of the steps
 PICTURED = (*ALONE, "inpaint")
 OWNERS = {

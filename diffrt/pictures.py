@@ -64,6 +64,11 @@ def colours(pictures: Sequence[Any], height: int, width: int) -> F32:  # [N,3,he
     return _stack("image", pictures, (height, width), _rgb) * np.float32(2) - np.float32(1)
 
 
+def whole(pictures: Sequence[Any]) -> tuple[NDArray[np.uint8], ...]:  # each [H,W,3]
+    """Each picture as it is, of its own size."""
+    return tuple(_bytes(picture) for picture in pictures)
+
+
 def masks(pictures: Sequence[Any], height: int, width: int) -> F32:  # [N,1,height,width], 0 or 1
     """1 is what will be painted anew: white, or from one half on. Arrays are [H,W], bool, u8 or floats in [0,1]."""
     return (_stack("mask_image", pictures, (height, width), _grey) >= 0.5).astype(np.float32)
@@ -71,6 +76,13 @@ def masks(pictures: Sequence[Any], height: int, width: int) -> F32:  # [N,1,heig
 
 def _stack(name: str, pictures: Sequence[Any], size: tuple[int, int], convert: Callable[[Image.Image], Any]) -> F32:
     return np.stack([_planes(name, picture, size, convert) for picture in pictures])
+
+
+def _bytes(picture: Any) -> NDArray[np.uint8]:
+    _size("image", picture)
+    if isinstance(picture, Image.Image):
+        return np.asarray(_rgb(picture))
+    return (_unit("image", picture) * np.float32(255)).round().astype(np.uint8)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

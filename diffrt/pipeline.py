@@ -10,6 +10,7 @@ from typing import Any
 from diffrt import hub, request
 from diffrt.bundle import Bundle
 from diffrt.components.denoiser import Denoiser
+from diffrt.components.image_encoder import ImageEncoder
 from diffrt.components.pixels import Pixels
 from diffrt.components.safety import NAME as SAFETY
 from diffrt.components.safety import SafetyChecker
@@ -17,6 +18,7 @@ from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Step
 from diffrt.errors import BundleError, InvalidArgument, nearest
+from diffrt.manifest import IMAGE_ENCODER
 from diffrt.request import F32
 from diffrt.schedulers import Scheduler, from_config
 from diffrt.session import chosen, require
@@ -30,6 +32,7 @@ NEEDS = {
     "text_to_image": "a prompt alone",
     "image_to_image": "an image and no mask_image",
     "inpaint": "an image and a mask_image",
+    "variation": "an image alone",
     "depth_to_image": "an image and its depth_map",
     "edit": "an image and a prompt that says what to change, and no mask_image",
     "unconditional": "neither prompt nor image",
@@ -132,6 +135,7 @@ class Pipeline:
             model=name or bundle.root.resolve().name,
             keep=memory == "keep",
             safety=SafetyChecker(bundle, self.provider) if safety_checker and SAFETY in components else None,
+            image_encoder=ImageEncoder(bundle, self.provider) if IMAGE_ENCODER in components else None,
         )
 
     @property
@@ -186,7 +190,7 @@ class Pipeline:
         prompt                  a text or a list of them, or None where prompt_embeds [P,S,D] f32 are given
         image                   a picture to start from, or one for each prompt: a path, a Pillow image or an array
                                 [H,W,3], u8 or f32 in [0,1]. Its size is the output's, down to a multiple of 8.
-                                Or latents [B,C,h,w] f32
+                                Or latents [B,C,h,w] f32. Of a model that draws variations of it: in place of a prompt
         mask_image              with an image: white is drawn anew, black stays; of the image's size
         depth_map               with an image, of models that are told of depth: what is near is large, in any unit. An
                                 array [H,W] or a grey picture, of any size, or one for each prompt

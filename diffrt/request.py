@@ -7,6 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffrt.arguments import F32, array_of, interval_of, number, positive, share_of, shown, texts_of
 from diffrt.classes import numbers
@@ -17,7 +18,7 @@ from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
 from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture
-from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
+from diffrt.pictures import as_list, check_same_size, colours, common_size, masks, whole
 from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 from diffrt.told import checked, open_inputs
 
@@ -28,6 +29,7 @@ ALWAYS = (0.0, 1.0)
 WITHOUT_PROMPT = {
     "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
     "batch_size": "without being told what: leave out class_labels",
+    "image": "variations of a picture: give an image, or several, and neither class_labels nor batch_size",
 }
 
 
@@ -47,6 +49,7 @@ class Request:
     pooled_prompt_embeds: F32 | None  # [P,D] of the whole prompt
     negative_pooled_prompt_embeds: F32 | None  # [P,D]
     latents: F32 | None  # [B,C,h,w] unit noise
+    seen: tuple[NDArray[np.uint8], ...]  # [P] of [H,W,3] in place of prompts
     image: F32 | None  # [1 or P,3,H,W] in [-1,1]: what to start from
     image_latents: F32 | None  # [B,C,h,w] the same, encoded
     mask: F32 | None  # [1 or P,1,H,W], 1 where to paint anew
@@ -159,15 +162,20 @@ def check(
 ) -> Request:
     """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
     labels: tuple[int, ...] = ()
+    seen: tuple[NDArray[np.uint8], ...] = ()
     prompts, embeds = texts_of("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
     if not manifest.tokenizers:
-        instead = "class_labels" if manifest.classes else "batch_size"
+        looks = "variation" in manifest.tasks
+        instead = "image" if looks else "class_labels" if manifest.classes else "batch_size"
         if any(each is not None for each in (prompts, embeds, negative_prompt, negative_prompt_embeds)):
             raise InvalidArgument(f"a prompt is given, and this model takes none: call it with {instead} alone")
         if (class_labels is None) == bool(manifest.classes) or (manifest.classes and batch_size is not None):
             raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
+        if looks and (image is None or batch_size is not None):
+            raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
+        seen = whole(as_list(image)) if looks else ()
         labels = numbers(manifest.classes, class_labels) if manifest.classes else ()
-        count = len(labels) or (1 if batch_size is None else positive("batch_size", batch_size))
+        count = len(labels) or len(seen) or (1 if batch_size is None else positive("batch_size", batch_size))
     elif batch_size is not None or class_labels is not None:
         raise InvalidArgument(
             "batch_size and class_labels are for models that take no prompt: give a prompt and num_images_per_prompt"
@@ -197,10 +205,10 @@ def check(
     ]
     images = positive("num_images_per_prompt", num_images_per_prompt) * count
     encoded = image if isinstance(image, np.ndarray) and image.ndim == 4 else None
+    begin = None if encoded is not None or seen else image
     if encoded is not None and (mask_image is not None or latents is not None):
         raise InvalidArgument("image is latents [B,C,h,w]: leave out mask_image and latents, or give a picture")
-    begin = None if encoded is not None else image
-    pictures, masked = _pictures(begin, mask_image, strength if encoded is None else None, count)
+    pictures, masked = _pictures(begin, mask_image, strength if begin is image else None, count)
     if pictures:
         own = common_size("image", pictures)
         if masked:
@@ -271,6 +279,7 @@ def check(
         negative_pooled_prompt_embeds=pooled[1],
         latents=None if latents is None else array_of("latents", latents, (images, *latent_shape)),
         latent_shape=latent_shape,
+        seen=seen,
         image=colours(pictures, height, width) if pictures else None,
         image_latents=None if encoded is None else array_of("image", encoded, (images, *latent_shape)),
         mask=masks(masked, height, width) if masked else None,

@@ -75,6 +75,11 @@ def noise_for(inputs: Sequence[TensorSpec], batch: int, channels: int, sides: Se
     return np.random.default_rng(SEED).standard_normal((batch, channels, *fitting), dtype=np.float32)
 
 
+def spoken(conditions: Mapping[str, Sequence[str]], tokenizers: Collection[str]) -> set[str]:
+    """Those of the denoiser's inputs that a text encoder gives."""
+    return {name for name, sources in conditions.items() if sources[0].partition(".")[0] in tokenizers}
+
+
 def starting(
     noise: np.ndarray, inputs: Sequence[TensorSpec], conditions: Collection[str], axes: Mapping[str, int]
 ) -> Arrays:

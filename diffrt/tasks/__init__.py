@@ -10,6 +10,7 @@ TASKS = {
     "class_to_image": from_noise,
     "unconditional": from_noise,
     "image_to_image": image_to_image,
+    "variation": from_noise,
     "inpaint": inpaint,
     "edit": edit,
     "depth_to_image": image_to_image,

@@ -4,6 +4,7 @@ from ..spec import Family
 from .depth import DEPTH
 from .dit import DIT
 from .flux import FLUX
+from .image_variation import IMAGE_VARIATION
 from .instruct_pix2pix import INSTRUCT_PIX2PIX
 from .ldm import LDM
 from .ldm_text import LDM_TEXT
@@ -20,6 +21,7 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionInpaintPipelineLegacy": STABLE_DIFFUSION,
     "StableDiffusionInstructPix2PixPipeline": INSTRUCT_PIX2PIX,
     "StableDiffusionDepth2ImgPipeline": DEPTH,
+    "StableDiffusionImageVariationPipeline": IMAGE_VARIATION,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
     "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,

@@ -70,7 +70,7 @@ def unet(
     many more channels it may be told of, and what they are; by default none or, for inpainting, C + 1."""
     if width != config["cross_attention_dim"]:
         raise CheckpointError(
-            f"the text encoder gives {width} channels and the UNet's cross_attention_dim is "
+            f"the encoder gives {width} channels and the UNet's cross_attention_dim is "
             f"{config['cross_attention_dim']}: they belong to different models"
         )
     beside = {0: "latents", channels + 1: "inpainting"} if beside is None else beside
