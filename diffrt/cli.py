@@ -63,7 +63,7 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command(short_help="Draw pictures from a prompt.")
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @click.option("--model", default="emoji", show_default=True, metavar="NAME|PATH|ID", help="A bundle; ID: on the hub.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of an ID.")
 @click.option("-o", "--output", default="out.png", show_default=True, metavar="FILE", help="PNG, JPEG or WebP.")
@@ -71,6 +71,7 @@ def cli(context: click.Context) -> None:
 @click.option("--strength", type=float, help="With --image: how much to change it, 0 to 1.")
 @click.option("--mask", metavar="FILE", help="With --image: paint only where this picture is white.")
 @click.option("--depth", metavar="FILE", help="With --image, of models that are told of depth: near is white.")
+@click.option("--noise-level", type=int, help="Of models that upscale --image: with how much noise it is seen (20).")
 @click.option("-n", "--count", default=1, show_default=True, help="How many: a.png becomes a-0.png, a-1.png ...")
 @click.option("--seed", type=int, help="Picture i is drawn from seed + i; without one, at random.")
 @click.option(
@@ -107,7 +108,7 @@ def cli(context: click.Context) -> None:
 @click.option("--no-safety-checker", is_flag=True, help="Leave out the one that the model has.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def generate(
-    prompt: str,
+    prompt: str | None,
     model: str,
     revision: str | None,
     output: str,
@@ -115,6 +116,7 @@ def generate(
     strength: float | None,
     mask: str | None,
     depth: str | None,
+    noise_level: int | None,
     count: int,
     seed: int | None,
     rng: str,
@@ -136,7 +138,7 @@ def generate(
     no_safety_checker: bool,
     quiet: bool,
 ) -> None:
-    """Draw pictures of PROMPT and write them, with all their parameters inside.
+    """Draw pictures of PROMPT and write them, with all their parameters inside. Some models take none.
 
     Options left out take the model's own defaults. Prints the files and their seeds.
 
@@ -165,6 +167,8 @@ def generate(
     pipe = pipeline.load(
         model, revision=revision, provider=provider, memory=memory, load=load, safety_checker=not no_safety_checker
     )
+    if prompt is None and pipe.bundle.manifest.tokenizers:
+        raise click.UsageError("Missing argument 'PROMPT'.", click.get_current_context())
     if scheduler is not None:
         pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
     with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal
@@ -174,6 +178,7 @@ def generate(
                 image=image,
                 mask_image=mask,
                 depth_map=depth,
+                noise_level=noise_level,
                 strength=strength,
                 negative_prompt=negative,
                 weighting=weighting,

@@ -6,14 +6,16 @@ from typing import Any
 from diffrt.errors import InvalidArgument
 
 # of these a model has one, which an image without a mask is for
-ALONE = ("image_to_image", "edit", "depth_to_image", "variation")
+ALONE = ("image_to_image", "edit", "depth_to_image", "variation", "upscale")
 PARTIAL = ("image_to_image", "inpaint", "depth_to_image")  # those that run a part of the steps
 PICTURED = (*ALONE, "inpaint")
 OWNERS = {
+    "mask_image": ("inpaint",),
     "strength": PARTIAL,
     "denoising_start": PARTIAL,
     "image_guidance_scale": ("edit",),
     "depth_map": ("depth_to_image",),
+    "noise_level": ("upscale",),
 }
 ONE_SCALE = ("guidance_rescale", "guidance_interval", "cfg_plus_plus", "AND")  # what guides by one scale alone
 

@@ -22,6 +22,7 @@ from diffrt.manifest import IMAGE_ENCODER
 from diffrt.request import F32
 from diffrt.schedulers import Scheduler, from_config
 from diffrt.session import chosen, require
+from diffrt.stable_diffusion import LOW_RES
 from diffrt.tasks import TASKS
 from diffrt.tasks.shared import EMBEDS, Output, Parts, whole_chunks
 
@@ -33,6 +34,7 @@ NEEDS = {
     "image_to_image": "an image and no mask_image",
     "inpaint": "an image and a mask_image",
     "variation": "an image alone",
+    "upscale": "an image, a prompt that says what is in it, and no mask_image",
     "depth_to_image": "an image and its depth_map",
     "edit": "an image and a prompt that says what to change, and no mask_image",
     "unconditional": "neither prompt nor image",
@@ -135,6 +137,7 @@ class Pipeline:
             model=name or bundle.root.resolve().name,
             keep=memory == "keep",
             safety=SafetyChecker(bundle, self.provider) if safety_checker and SAFETY in components else None,
+            low_res_scheduler=from_config(bundle.json(LOW_RES)) if "upscale" in bundle.manifest.tasks else None,
             image_encoder=ImageEncoder(bundle, self.provider) if IMAGE_ENCODER in components else None,
         )
 
@@ -167,6 +170,7 @@ class Pipeline:
         guidance_rescale: float = 0.0,
         guidance_interval: Sequence[float] = request.ALWAYS,
         cfg_plus_plus: bool = False,
+        noise_level: int | None = None,
         num_images_per_prompt: int = 1,
         batch_size: int | None = None,
         class_labels: int | str | Sequence[int | str] | None = None,
@@ -208,6 +212,7 @@ class Pipeline:
         guidance_interval       from which to which share of the steps guidance acts; the others are half the work
         cfg_plus_plus           the guided picture with the unguided noise, at a guidance_scale from 0 to 1: for
                                 samplers without memory (ddim, euler, euler-a)
+        noise_level             of models that upscale an image: with how much noise it is seen, from 0 to 350 (20)
         num_images_per_prompt   pictures of one prompt lie side by side in the output
         class_labels            in place of prompts, of a model that draws classes: numbers or names of them
         batch_size              how many pictures, of a model that takes no prompt (1)
@@ -244,6 +249,7 @@ class Pipeline:
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
             cfg_plus_plus=cfg_plus_plus,
+            noise_level=noise_level,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
             class_labels=class_labels,

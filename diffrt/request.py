@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Resampling
 
-from diffrt.arguments import F32, array_of, interval_of, number, positive, share_of, shown, texts_of
+from diffrt.arguments import F32, array_of, interval_of, number, positive, share_of, shown, texts_of, whole_number
 from diffrt.classes import numbers
 from diffrt.depth import depths
 from diffrt.errors import InvalidArgument, nearest
@@ -25,7 +26,9 @@ from diffrt.told import checked, open_inputs
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 DEFAULT_IMAGE_GUIDANCE = 1.5
+DEFAULT_NOISE_LEVEL, MOST_NOISE = 20, 350  # that a picture to be upscaled is seen with; it was trained with no more
 ALWAYS = (0.0, 1.0)
+RESAMPLING = {False: Resampling.LANCZOS, True: Resampling.BICUBIC}  # by whether a picture is to be upscaled
 WITHOUT_PROMPT = {
     "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
     "batch_size": "without being told what: leave out class_labels",
@@ -54,6 +57,7 @@ class Request:
     image_latents: F32 | None  # [B,C,h,w] the same, encoded
     mask: F32 | None  # [1 or P,1,H,W], 1 where to paint anew
     depth: F32 | None  # [1 or P,1,h,w] in [-1,1]
+    noise_level: int  # of a picture to be upscaled, as a training time
     strength: float  # share of the steps that are run, 0 to 1
     latent_shape: tuple[int, int, int]  # C,h,w
     height: int
@@ -96,6 +100,7 @@ class Request:
         extra: dict[str, Any] = {"task": self.task} if self.task in PICTURED else {}
         extra |= {"strength": self.strength} if self.task in PARTIAL else {}
         extra |= {"image_guidance_scale": self.image_guidance_scale} if self.task == "edit" else {}
+        extra |= {"noise_level": self.noise_level} if self.task == "upscale" else {}
         extra |= {} if self.weighting is None else {"weighting": self.weighting}
         extra |= {} if chunks == 1 else {"chunks": chunks}
         extra |= {"guidance_rescale": self.guidance_rescale} if self.guidance_rescale else {}
@@ -141,6 +146,7 @@ def check(
     guidance_rescale: float = 0.0,
     guidance_interval: Sequence[float] = ALWAYS,
     cfg_plus_plus: bool = False,
+    noise_level: int | None = None,
     num_images_per_prompt: int = 1,
     batch_size: int | None = None,
     class_labels: int | str | Sequence[int | str] | None = None,
@@ -208,22 +214,32 @@ def check(
     begin = None if encoded is not None or seen else image
     if encoded is not None and (mask_image is not None or latents is not None):
         raise InvalidArgument("image is latents [B,C,h,w]: leave out mask_image and latents, or give a picture")
-    pictures, masked = _pictures(begin, mask_image, strength if begin is image else None, count)
+    task = _task(manifest, image is not None, mask_image is not None and not seen, labels)
+    factor = manifest.latents["scale_factor"]
+    times = factor if task == "upscale" else 1  # the image's size is the result's
+    pictures, masked = _pictures(begin, None if seen else mask_image, strength if begin is image else None, count)
     if pictures:
         own = common_size("image", pictures)
         if masked:
             check_same_size(own, common_size("mask_image", masked))
-        height, width = _floored(manifest, own, height, width)
-    task = _task(manifest, image is not None, bool(masked), labels)
+        if times > 1 and not (height is None and width is None):
+            raise InvalidArgument(f"height and width are given, and are {times} times the image's: leave them out")
+        floored = _floored(own, _multiple(manifest) if times == 1 else times)
+        height = floored[0] * times if height is None else height
+        width = floored[1] * times if width is None else width
+    if times > 1 and encoded is not None:
+        raise InvalidArgument("image is latents, and this model upscales pictures: give a picture")
     check_owners(
         task,
+        mask_image=mask_image,
         strength=strength,
         denoising_start=denoising_start,
         image_guidance_scale=image_guidance_scale,
         depth_map=depth_map,
+        noise_level=noise_level,
     )
+    level = whole_number("noise_level", DEFAULT_NOISE_LEVEL if noise_level is None else noise_level, MOST_NOISE)
     height, width = _size(manifest, height, width, latents if encoded is None else encoded)
-    factor = manifest.latents["scale_factor"]
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
     if output_type not in OUTPUT_TYPES:
         raise InvalidArgument(f"unknown output_type {output_type!r}: {nearest(str(output_type), OUTPUT_TYPES)}")
@@ -280,9 +296,10 @@ def check(
         latents=None if latents is None else array_of("latents", latents, (images, *latent_shape)),
         latent_shape=latent_shape,
         seen=seen,
-        image=colours(pictures, height, width) if pictures else None,
+        image=colours(pictures, height // times, width // times, RESAMPLING[times > 1]) if pictures else None,
         image_latents=None if encoded is None else array_of("image", encoded, (images, *latent_shape)),
         mask=masks(masked, height, width) if masked else None,
+        noise_level=level,
         depth=depths(depth_map, count, latent_shape[1:]) if task == "depth_to_image" else None,
         strength=share_of(
             "strength",
@@ -307,7 +324,7 @@ def check(
         patch=manifest.latents.get("patch", 1),
         class_labels=labels,
         classes=len(manifest.classes),
-        told=told(inputs, sizes, (height, width), image is not None, guidance),
+        told=told(inputs, sizes, (height, width), image is not None, guidance, level),
         given=_given(manifest, conditions, negative_conditions, count, cfg_plus_plus or is_guided(guidance)),
         takes_sigma="sigma" in inputs,
         zero_negative=manifest.zero_negative and negative_prompt is None and negative_embeds is None,
@@ -374,15 +391,11 @@ def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[l
     return pictures, masked
 
 
-def _floored(
-    manifest: Manifest, own: tuple[int, int], height: int | None, width: int | None
-) -> tuple[int | None, int | None]:
-    """A picture's own height and width where none are asked for, down to what the model can draw."""
-    multiple = _multiple(manifest)
+def _floored(own: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """A picture's own height and width, down to what the model can draw."""
     if min(own) < multiple:
         raise InvalidArgument(f"image has {own[0]}x{own[1]} pixels (HxW): at least {multiple}x{multiple} are needed")
-    floored = [size - size % multiple for size in own]
-    return floored[0] if height is None else height, floored[1] if width is None else width
+    return own[0] - own[0] % multiple, own[1] - own[1] % multiple
 
 
 def _multiple(manifest: Manifest) -> int:

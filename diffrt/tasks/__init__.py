@@ -4,6 +4,7 @@ from diffrt.tasks.edit import edit
 from diffrt.tasks.from_noise import from_noise
 from diffrt.tasks.image_to_image import image_to_image
 from diffrt.tasks.inpaint import inpaint
+from diffrt.tasks.upscale import upscale
 
 TASKS = {
     "text_to_image": from_noise,
@@ -14,4 +15,5 @@ TASKS = {
     "inpaint": inpaint,
     "edit": edit,
     "depth_to_image": image_to_image,
+    "upscale": upscale,
 }

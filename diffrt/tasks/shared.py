@@ -46,6 +46,7 @@ class Parts:
     keep: bool  # graphs stay open between calls
     safety: SafetyChecker | None = None
     image_encoder: ImageEncoder | None = None  # in place of the text encoder
+    low_res_scheduler: Scheduler | None = None  # how noisy a picture becomes that the denoiser is told of
 
     @property
     def _each(self) -> tuple[Part | None, ...]:

@@ -13,6 +13,7 @@ from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .unconditional import UNCONDITIONAL
+from .upscaler import UPSCALER
 
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionInstructPix2PixPipeline": INSTRUCT_PIX2PIX,
     "StableDiffusionDepth2ImgPipeline": DEPTH,
     "StableDiffusionImageVariationPipeline": IMAGE_VARIATION,
+    "StableDiffusionUpscalePipeline": UPSCALER,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
     "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,

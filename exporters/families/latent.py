@@ -80,7 +80,9 @@ def unet(
             f"the UNet takes {config['in_channels']} and gives {config['out_channels']} channels, the autoencoder's "
             f"latents have {channels}: it must give as many, and take {allowed}"
         )
+    classes = config.get("num_class_embeds")
     told = () if config.get("time_cond_proj_dim") is None else (TensorSpec("guidance", "float32", ("batch",)),)
+    told += () if classes is None else (TensorSpec("class_labels", "int64", ("batch",)),)
     inputs = (
         TensorSpec("sample", "float32", ("batch", config["in_channels"], "h", "w")),
         TensorSpec("timestep", "float32", ("batch",)),
@@ -92,7 +94,7 @@ def unet(
 
     def predict(module: nn.Module, *given: Tensor) -> Tensor:
         dtype = next(module.parameters()).dtype
-        kept = ("timestep", "time_ids", "guidance")  # half precision cannot hold them
+        kept = ("timestep", "time_ids", "guidance", "class_labels")  # half precision cannot hold them
         feeds = {n: x if n in kept else x.to(dtype) for n, x in zip(names, given, strict=True)}
         return module(**feeds).float()
 
@@ -106,6 +108,7 @@ def unet(
         outputs=(TensorSpec("out_sample", "float32", ("batch", channels, "h", "w")),),
         axes={"batch": 2, "h": 9, "w": 11, "sequence": 77},
         tolerance=TOLERANCE,
+        high=classes or 1,
     )
 
 

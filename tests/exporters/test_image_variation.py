@@ -95,6 +95,7 @@ def test_unet(varying, size):
         ({"prompt": "a"}, "takes none: call it with image alone"),
         ({"image": picture(), "batch_size": 2}, "neither class_labels nor batch_size"),
         ({"image": picture(), "strength": 0.5}, "strength is given, and goes with"),
+        ({"image": picture(), "mask_image": picture()}, "mask_image is given, and goes with inpaint"),
         ({"image": np.zeros((1, 4, 8, 8), np.float32)}, "image is an array of shape"),
     ],
 )
