@@ -31,7 +31,7 @@ def positive(name: str, value: Any) -> int:
 
 
 def whole_number(name: str, value: Any, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= most:
         raise InvalidArgument(f"{name} is {shown(value)}: give a whole number from 0 to {most}")
     return int(value)
 

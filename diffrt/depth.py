@@ -13,7 +13,8 @@ from PIL import Image
 from diffrt.errors import InvalidArgument
 from diffrt.pictures import as_list
 
-F32, F64 = NDArray[np.float32], NDArray[np.float64]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 A = -0.75
 WHAT = "give an array [H,W] or a grey picture"
 WIDE = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes of more than 8 bits, which convert("L") would cut off

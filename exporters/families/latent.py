@@ -81,14 +81,15 @@ def unet(
             f"latents have {channels}: it must give as many, and take {allowed}"
         )
     classes = config.get("num_class_embeds")
-    told = () if config.get("time_cond_proj_dim") is None else (TensorSpec("guidance", "float32", ("batch",)),)
-    told += () if classes is None else (TensorSpec("class_labels", "int64", ("batch",)),)
+    guidance = () if config.get("time_cond_proj_dim") is None else (TensorSpec("guidance", "float32", ("batch",)),)
+    labels = () if classes is None else (TensorSpec("class_labels", "int64", ("batch",)),)
     inputs = (
         TensorSpec("sample", "float32", ("batch", config["in_channels"], "h", "w")),
         TensorSpec("timestep", "float32", ("batch",)),
         TensorSpec("encoder_hidden_states", "float32", ("batch", "sequence", width)),
         *extra,
-        *told,
+        *guidance,
+        *labels,
     )
     names = [spec.name for spec in inputs]
 
