@@ -73,6 +73,9 @@ def unet(
             f"the encoder gives {width} channels and the UNet's cross_attention_dim is "
             f"{config['cross_attention_dim']}: they belong to different models"
         )
+    classes = config.get("num_class_embeds")
+    if beside is None and classes is not None:
+        raise CheckpointError(f"the UNet has num_class_embeds = {classes}: only an upscaler's is told of classes")
     beside = {0: "latents", channels + 1: "inpainting"} if beside is None else beside
     if config["in_channels"] - channels not in beside or config["out_channels"] != channels:
         allowed = " or ".join(f"{channels + more} ({what})" for more, what in beside.items())
@@ -80,7 +83,6 @@ def unet(
             f"the UNet takes {config['in_channels']} and gives {config['out_channels']} channels, the autoencoder's "
             f"latents have {channels}: it must give as many, and take {allowed}"
         )
-    classes = config.get("num_class_embeds")
     guidance = () if config.get("time_cond_proj_dim") is None else (TensorSpec("guidance", "float32", ("batch",)),)
     labels = () if classes is None else (TensorSpec("class_labels", "int64", ("batch",)),)
     inputs = (

@@ -117,3 +117,7 @@ def test_configs_that_do_not_fit(upscaling, tmp_path):
     edit(checkpoint / "unet" / "config.json", num_class_embeds=100)
     with pytest.raises(CheckpointError, match="350 levels of noise"):
         _ = open_checkpoint(checkpoint).components
+    edit(checkpoint / "unet" / "config.json", in_channels=4)
+    edit(checkpoint / "model_index.json", _class_name="StableDiffusionPipeline")
+    with pytest.raises(CheckpointError, match="only an upscaler's is told of classes"):
+        _ = open_checkpoint(checkpoint).components
