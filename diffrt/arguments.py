@@ -30,6 +30,12 @@ def positive(name: str, value: Any) -> int:
     return int(value)
 
 
+def whole_number(name: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= most:
+        raise InvalidArgument(f"{name} is {shown(value)}: give a whole number from 0 to {most}")
+    return int(value)
+
+
 def number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise InvalidArgument(f"{name} is {shown(value)}: give a finite number")

@@ -63,13 +63,15 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command(short_help="Draw pictures from a prompt.")
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @click.option("--model", default="emoji", show_default=True, metavar="NAME|PATH|ID", help="A bundle; ID: on the hub.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of an ID.")
 @click.option("-o", "--output", default="out.png", show_default=True, metavar="FILE", help="PNG, JPEG or WebP.")
 @click.option("--image", metavar="FILE", help="A picture to start from; its size is the result's.")
 @click.option("--strength", type=float, help="With --image: how much to change it, 0 to 1.")
 @click.option("--mask", metavar="FILE", help="With --image: paint only where this picture is white.")
+@click.option("--depth", metavar="FILE", help="With --image, of models that are told of depth: near is white.")
+@click.option("--noise-level", type=int, help="Of models that upscale --image: with how much noise it is seen (20).")
 @click.option("-n", "--count", default=1, show_default=True, help="How many: a.png becomes a-0.png, a-1.png ...")
 @click.option("--seed", type=int, help="Picture i is drawn from seed + i; without one, at random.")
 @click.option(
@@ -81,6 +83,7 @@ def cli(context: click.Context) -> None:
 )
 @click.option("--steps", type=int, help="Denoising steps: more is slower and finer.")
 @click.option("--guidance", type=float, help="How closely to follow the prompt; 1 is unguided, and twice as fast.")
+@click.option("--image-guidance", type=float, help="Of models that edit: how closely to keep to the image (1.5).")
 @click.option("--guidance-rescale", type=float, default=0.0, metavar="FLOAT", help="Against over-exposure: 0 to 1.")
 @click.option(
     "--guidance-interval",
@@ -105,18 +108,21 @@ def cli(context: click.Context) -> None:
 @click.option("--no-safety-checker", is_flag=True, help="Leave out the one that the model has.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def generate(
-    prompt: str,
+    prompt: str | None,
     model: str,
     revision: str | None,
     output: str,
     image: str | None,
     strength: float | None,
     mask: str | None,
+    depth: str | None,
+    noise_level: int | None,
     count: int,
     seed: int | None,
     rng: str,
     steps: int | None,
     guidance: float | None,
+    image_guidance: float | None,
     guidance_rescale: float,
     guidance_interval: tuple[float, float],
     cfg_plus_plus: bool,
@@ -132,7 +138,7 @@ def generate(
     no_safety_checker: bool,
     quiet: bool,
 ) -> None:
-    """Draw pictures of PROMPT and write them, with all their parameters inside.
+    """Draw pictures of PROMPT and write them, with all their parameters inside. Some models take none.
 
     Options left out take the model's own defaults. Prints the files and their seeds.
 
@@ -142,6 +148,7 @@ def generate(
     diffrt generate "a castle" --model my-bundle --scheduler euler --negative blurry
     diffrt generate "a green apple" --image apple.png --strength 0.9 -o green.png
     diffrt generate "a hat" --image cat.png --mask where.png -o cat-with-hat.png
+    diffrt generate "make it night" --image castle.png --model my-instruct-pix2pix -o night.png
     diffrt generate "a castle" --model organization/bundle-on-the-hub
     """
     if quiet:
@@ -160,6 +167,8 @@ def generate(
     pipe = pipeline.load(
         model, revision=revision, provider=provider, memory=memory, load=load, safety_checker=not no_safety_checker
     )
+    if prompt is None and pipe.bundle.manifest.tokenizers:
+        raise click.UsageError("Missing argument 'PROMPT'.", click.get_current_context())
     if scheduler is not None:
         pipe.scheduler = schedulers.from_config(pipe.scheduler.config, scheduler)
     with tqdm(unit="step", leave=False, disable=True if quiet else None) as bar:  # None: only on a terminal
@@ -168,6 +177,8 @@ def generate(
                 prompt,
                 image=image,
                 mask_image=mask,
+                depth_map=depth,
+                noise_level=noise_level,
                 strength=strength,
                 negative_prompt=negative,
                 weighting=weighting,
@@ -176,6 +187,7 @@ def generate(
                 width=width,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
+                image_guidance_scale=image_guidance,
                 guidance_rescale=guidance_rescale,
                 guidance_interval=guidance_interval,
                 cfg_plus_plus=cfg_plus_plus,

@@ -43,7 +43,7 @@ def guide(
     """
     if negative is None:
         return lambda x, t, row: model(x, t, conditions)
-    everything = {name: _joined(name, negative[name], array) for name, array in conditions.items()}
+    everything = {name: joined(name, negative[name], array) for name, array in conditions.items()}
     batch = len(next(iter(negative.values())))
     count = len(next(iter(conditions.values()))) // batch
     scales = np.broadcast_to(np.asarray(scale, np.float32), (count, batch))[..., None, None, None]
@@ -60,7 +60,8 @@ def guide(
     return guided
 
 
-def _joined(name: str, negative: NDArray[Any], positive: NDArray[Any]) -> NDArray[Any]:
+def joined(name: str, negative: NDArray[Any], positive: NDArray[Any]) -> NDArray[Any]:
+    """Of one input of the denoiser, the negative half and then the other. InvalidArgument where they do not fit."""
     if len(positive) % len(negative) or positive.shape[1:] != negative.shape[1:]:
         raise InvalidArgument(
             f"the prompt's {name} has the shape {list(positive.shape)}, the negative prompt's {list(negative.shape)}: "

@@ -14,6 +14,7 @@ from diffrt.strict import Misfit, list_of, matching, optional, record, whole
 
 FORMAT = 1
 MANIFEST = "diffrt.json"
+IMAGE_ENCODER = "image_encoder"  # the component that says in place of a text encoder what is to be drawn
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Manifest:
     # pixels from 0 to 1
     latents: Mapping[str, Any]
     denoiser: str  # the component that the sampler calls
-    conditions: Mapping[str, tuple[str, ...]]  # its input -> every "text encoder.output" that it is, side by side
+    conditions: Mapping[str, tuple[str, ...]]  # its input -> every "encoder.output" that it is, side by side
     tokenizers: Mapping[str, Mapping[str, Any]]  # text encoder -> folder, max_length, pad, start, end (tokens)
     classes: tuple[str, ...]  # names of those that a class-conditional model draws, with commas between several of one
     even_sigmas: bool  # a flow model's levels are evenly spaced from 1 to 1 / steps, before they are shifted
@@ -152,7 +153,7 @@ def _consistent(manifest: Manifest) -> Manifest:
     given = {f"{c.name}.{spec.name}" for c in manifest.components.values() for spec in c.outputs}
     for missing in sorted(sources - given):
         raise Misfit(f"conditions name {missing!r}, which no component gives")
-    for encoder in sorted({each.partition(".")[0] for each in sources} - set(manifest.tokenizers)):
+    for encoder in sorted({each.partition(".")[0] for each in sources} - {*manifest.tokenizers, IMAGE_ENCODER}):
         raise Misfit(f"tokenizers lacks {encoder!r}, of which conditions are made")
     if manifest.denoiser not in manifest.components:
         raise Misfit(f"denoiser is {manifest.denoiser!r}, which is not among its components")

@@ -1,6 +1,7 @@
 """What Stable Diffusion XL is told beside the prompt (Podell et al. 2023, arXiv:2307.01952, section 2.2): which size
 the training picture had, where it was cropped, and how large the result is. Its refiner is told of a score instead of
-the last. And how much guidance a distilled model is to act as if it had.
+the last. And how much guidance a distilled model is to act as if it had, and how noisy the picture is that an upscaler
+is told of.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.guidance import Conditions
@@ -24,8 +26,9 @@ def told(
     size: tuple[int, int],
     from_picture: bool,
     guidance: float,
+    noise_level: int,
 ) -> tuple[Conditions, Conditions]:
-    """What the denoiser is told of every picture, and of the negative half: each [1,N] or [1] f32.
+    """What the denoiser is told of every picture, and of the negative half: each [1,N] or [1].
 
     inputs: the shapes of the denoiser's inputs; given: arguments named in ARGUMENTS; size: height and width of the
     result in pixels. Raises InvalidArgument for arguments that the denoiser has no input for, TypeError for
@@ -38,9 +41,12 @@ def told(
             )
         if "time_ids" not in inputs:
             raise InvalidArgument(f"{name} is given, and this model is told of no sizes: leave it out")
-    positive, negative = {}, {}
+    positive: dict[str, NDArray[Any]] = {}
+    negative: dict[str, NDArray[Any]] = {}
     if "guidance" in inputs:
         positive["guidance"] = np.array([guidance], np.float32)
+    if "noise_level" in inputs:
+        positive["noise_level"] = negative["noise_level"] = np.array([noise_level], np.int64)
     if "time_ids" in inputs:
         scored = inputs["time_ids"][-1] == 5
         ids = _ids({k: _checked(k, v) for k, v in given.items() if v is not None}, size, from_picture, scored)

@@ -36,6 +36,8 @@ class UNetConfig:
     addition_embed_type: Literal["text_time"] | None = None  # told of the whole prompt, and of sizes and crops
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
+    num_class_embeds: int | None = None  # told of one of so many classes
+    only_cross_attention: bool | tuple[bool, ...] | None = False  # by block: pixels do not attend to one another
     time_cond_proj_dim: int | None = None  # told how much guidance it is to act as if it had
 
     @classmethod
@@ -68,6 +70,14 @@ class UNetConfig:
         return per_block(self.num_attention_heads or self.attention_head_dim, self.blocks, "attention_head_dim")
 
     @property
+    def blind(self) -> tuple[bool, ...]:
+        """Whether the pixels of each block, and last of the middle, do not attend to one another."""
+        only = self.only_cross_attention or (False,) * self.blocks
+        if only is True or len(only) != self.blocks:
+            raise CheckpointError(f"config key 'only_cross_attention' is {only!r}; allowed: {self.blocks} values")
+        return (*only, False)
+
+    @property
     def transformers(self) -> tuple[int, ...]:
         """Transformer blocks of each block's attentions."""
         return per_block(self.transformer_layers_per_block, self.blocks, "transformer_layers_per_block")
@@ -96,11 +106,11 @@ class UNetConfig:
 # Keys of diffusers' UNet2DConditionModel implemented for these values alone.
 UNET_ONLY: dict[str, tuple] = {
     "center_input_sample": (False,), "mid_block_type": ("UNetMidBlock2DCrossAttn",), "act_fn": ("silu",),
-    "only_cross_attention": (False, None), "mid_block_scale_factor": (1,), "dropout": (0,),
+    "mid_block_scale_factor": (1,), "dropout": (0,),
     "reverse_transformer_layers_per_block": (None,),
     "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,), "dual_cross_attention": (False,),
     "class_embed_type": (None,),
-    "num_class_embeds": (None,), "resnet_time_scale_shift": ("default",), "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",), "resnet_skip_time_act": (False,),
     "resnet_out_scale_factor": (1,), "time_embedding_type": ("positional",), "time_embedding_dim": (None,),
     "time_embedding_act_fn": (None,), "timestep_post_act": (None,), "conv_in_kernel": (3,), "conv_out_kernel": (3,),
     "attention_type": ("default",), "class_embeddings_concat": (False,),

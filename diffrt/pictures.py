@@ -59,9 +59,16 @@ def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
         )
 
 
-def colours(pictures: Sequence[Any], height: int, width: int) -> F32:  # [N,3,height,width] in [-1,1]
+def colours(
+    pictures: Sequence[Any], height: int, width: int, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> F32:  # [N,3,height,width] in [-1,1]
     """Arrays are [H,W,3], u8 or floats in [0,1]."""
-    return _stack("image", pictures, (height, width), _rgb) * np.float32(2) - np.float32(1)
+    return _stack("image", pictures, (height, width), _rgb, resample) * np.float32(2) - np.float32(1)
+
+
+def whole(pictures: Sequence[Any]) -> tuple[NDArray[np.uint8], ...]:  # each [H,W,3]
+    """Each picture as it is, of its own size."""
+    return tuple(_bytes(picture) for picture in pictures)
 
 
 def masks(pictures: Sequence[Any], height: int, width: int) -> F32:  # [N,1,height,width], 0 or 1
@@ -69,8 +76,21 @@ def masks(pictures: Sequence[Any], height: int, width: int) -> F32:  # [N,1,heig
     return (_stack("mask_image", pictures, (height, width), _grey) >= 0.5).astype(np.float32)
 
 
-def _stack(name: str, pictures: Sequence[Any], size: tuple[int, int], convert: Callable[[Image.Image], Any]) -> F32:
-    return np.stack([_planes(name, picture, size, convert) for picture in pictures])
+def _stack(
+    name: str,
+    pictures: Sequence[Any],
+    size: tuple[int, int],
+    convert: Callable[[Image.Image], Any],
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> F32:
+    return np.stack([_planes(name, picture, size, convert, resample) for picture in pictures])
+
+
+def _bytes(picture: Any) -> NDArray[np.uint8]:
+    _size("image", picture)
+    if isinstance(picture, Image.Image):
+        return np.asarray(_rgb(picture))
+    return (_unit("image", picture) * np.float32(255)).round().astype(np.uint8)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -85,12 +105,18 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def _planes(name: str, picture: Any, size: tuple[int, int], convert: Callable[[Image.Image], Any]) -> F32:
+def _planes(
+    name: str,
+    picture: Any,
+    size: tuple[int, int],
+    convert: Callable[[Image.Image], Any],
+    resample: Image.Resampling,
+) -> F32:
     """[C,H,W] f32 in [0,1]."""
     if isinstance(picture, Image.Image):
         if convert is _rgb:  # a mask is resized before it is made grey, as in the reference
             picture = convert(picture)
-        picture = convert(picture.resize((size[1], size[0]), Image.Resampling.LANCZOS))
+        picture = convert(picture.resize((size[1], size[0]), resample))
         array = np.asarray(picture, np.float32) / np.float32(255)
     else:
         array = _unit(name, picture)

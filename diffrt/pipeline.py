@@ -10,6 +10,7 @@ from typing import Any
 from diffrt import hub, request
 from diffrt.bundle import Bundle
 from diffrt.components.denoiser import Denoiser
+from diffrt.components.image_encoder import ImageEncoder
 from diffrt.components.pixels import Pixels
 from diffrt.components.safety import NAME as SAFETY
 from diffrt.components.safety import SafetyChecker
@@ -17,9 +18,11 @@ from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Step
 from diffrt.errors import BundleError, InvalidArgument, nearest
+from diffrt.manifest import IMAGE_ENCODER
 from diffrt.request import F32
 from diffrt.schedulers import Scheduler, from_config
 from diffrt.session import chosen, require
+from diffrt.stable_diffusion import LOW_RES
 from diffrt.tasks import TASKS
 from diffrt.tasks.shared import EMBEDS, Output, Parts, whole_chunks
 
@@ -30,6 +33,10 @@ NEEDS = {
     "text_to_image": "a prompt alone",
     "image_to_image": "an image and no mask_image",
     "inpaint": "an image and a mask_image",
+    "variation": "an image alone",
+    "upscale": "an image, a prompt that says what is in it, and no mask_image",
+    "depth_to_image": "an image and its depth_map",
+    "edit": "an image and a prompt that says what to change, and no mask_image",
     "unconditional": "neither prompt nor image",
     "class_to_image": "class_labels alone",
 }
@@ -130,6 +137,8 @@ class Pipeline:
             model=name or bundle.root.resolve().name,
             keep=memory == "keep",
             safety=SafetyChecker(bundle, self.provider) if safety_checker and SAFETY in components else None,
+            low_res_scheduler=from_config(bundle.json(LOW_RES)) if "upscale" in bundle.manifest.tasks else None,
+            image_encoder=ImageEncoder(bundle, self.provider) if IMAGE_ENCODER in components else None,
         )
 
     @property
@@ -148,6 +157,7 @@ class Pipeline:
         *,
         image: Any = None,
         mask_image: Any = None,
+        depth_map: Any = None,
         strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         weighting: str | None = None,
@@ -156,9 +166,11 @@ class Pipeline:
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         guidance_interval: Sequence[float] = request.ALWAYS,
         cfg_plus_plus: bool = False,
+        noise_level: int | None = None,
         num_images_per_prompt: int = 1,
         batch_size: int | None = None,
         class_labels: int | str | Sequence[int | str] | None = None,
@@ -182,8 +194,10 @@ class Pipeline:
         prompt                  a text or a list of them, or None where prompt_embeds [P,S,D] f32 are given
         image                   a picture to start from, or one for each prompt: a path, a Pillow image or an array
                                 [H,W,3], u8 or f32 in [0,1]. Its size is the output's, down to a multiple of 8.
-                                Or latents [B,C,h,w] f32
+                                Or latents [B,C,h,w] f32. Of a model that draws variations of it: in place of a prompt
         mask_image              with an image: white is drawn anew, black stays; of the image's size
+        depth_map               with an image, of models that are told of depth: what is near is large, in any unit. An
+                                array [H,W] or a grey picture, of any size, or one for each prompt
         strength                with an image: the share of the steps that are run, from 0 to 1 (0.8; with a mask 1)
         negative_prompt         what to keep away from: one text for all prompts or one each; unused without guidance
         weighting               None: prompts are plain text. Else brackets weigh words, as in (word:1.3) and [word],
@@ -193,10 +207,12 @@ class Pipeline:
         chunks                  how many times the text encoder's length (75 tokens in Stable Diffusion) all prompts
                                 fill, the rest is cut off; "auto": as many as the longest prompt of the call needs
         guidance_scale          1 or below: no guidance, and half the work
+        image_guidance_scale    of models that edit by instruction: how closely to keep to the image, from 1 (1.5)
         guidance_rescale        against the over-exposure of much guidance: from 0, none, to 1
         guidance_interval       from which to which share of the steps guidance acts; the others are half the work
         cfg_plus_plus           the guided picture with the unguided noise, at a guidance_scale from 0 to 1: for
                                 samplers without memory (ddim, euler, euler-a)
+        noise_level             of models that upscale an image: with how much noise it is seen, from 0 to 350 (20)
         num_images_per_prompt   pictures of one prompt lie side by side in the output
         class_labels            in place of prompts, of a model that draws classes: numbers or names of them
         batch_size              how many pictures, of a model that takes no prompt (1)
@@ -220,6 +236,7 @@ class Pipeline:
             prompt,
             image=image,
             mask_image=mask_image,
+            depth_map=depth_map,
             strength=strength,
             negative_prompt=negative_prompt,
             weighting=weighting,
@@ -228,9 +245,11 @@ class Pipeline:
             width=width,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale,
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
             cfg_plus_plus=cfg_plus_plus,
+            noise_level=noise_level,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
             class_labels=class_labels,

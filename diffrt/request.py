@@ -7,24 +7,32 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Resampling
 
-from diffrt.arguments import F32, array_of, interval_of, number, positive, share_of, shown, texts_of
+from diffrt.arguments import F32, array_of, interval_of, number, positive, share_of, shown, texts_of, whole_number
 from diffrt.classes import numbers
+from diffrt.depth import depths
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
-from diffrt.pictures import as_list, check_same_size, colours, common_size, masks
+from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture
+from diffrt.pictures import as_list, check_same_size, colours, common_size, masks, whole
 from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 from diffrt.told import checked, open_inputs
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
+DEFAULT_IMAGE_GUIDANCE = 1.5
+DEFAULT_NOISE_LEVEL, MOST_NOISE = 20, 350  # that a picture to be upscaled is seen with; it was trained with no more
 ALWAYS = (0.0, 1.0)
+RESAMPLING = {False: Resampling.LANCZOS, True: Resampling.BICUBIC}  # by whether a picture is to be upscaled
 WITHOUT_PROMPT = {
     "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
     "batch_size": "without being told what: leave out class_labels",
+    "image": "variations of a picture: give an image, or several, and neither class_labels nor batch_size",
 }
 
 
@@ -32,6 +40,7 @@ WITHOUT_PROMPT = {
 class Request:
     """P prompts, each drawn as often as asked: B pictures, those of one prompt side by side."""
 
+    task: str
     prompts: tuple[str, ...] | None  # [P]; None where prompt_embeds are given
     conditions: tuple[tuple[Condition, ...], ...]  # [K][P] what the prompts say; K > 1 where one holds AND
     negative_prompts: tuple[str, ...]  # [P]
@@ -43,15 +52,19 @@ class Request:
     pooled_prompt_embeds: F32 | None  # [P,D] of the whole prompt
     negative_pooled_prompt_embeds: F32 | None  # [P,D]
     latents: F32 | None  # [B,C,h,w] unit noise
+    seen: tuple[NDArray[np.uint8], ...]  # [P] of [H,W,3] in place of prompts
     image: F32 | None  # [1 or P,3,H,W] in [-1,1]: what to start from
     image_latents: F32 | None  # [B,C,h,w] the same, encoded
     mask: F32 | None  # [1 or P,1,H,W], 1 where to paint anew
+    depth: F32 | None  # [1 or P,1,h,w] in [-1,1]
+    noise_level: int  # of a picture to be upscaled, as a training time
     strength: float  # share of the steps that are run, 0 to 1
     latent_shape: tuple[int, int, int]  # C,h,w
     height: int
     width: int
     num_inference_steps: int
     guidance_scale: float
+    image_guidance_scale: float  # of models that are guided toward a picture as well
     guidance_rescale: float  # 0 to 1
     guidance_interval: tuple[float, float]  # shares of the steps that are run
     cfg_plus_plus: bool
@@ -82,18 +95,12 @@ class Request:
         """Whether there is a negative half; a distilled model is told of the guidance instead."""
         return "guidance" not in self.told[0] and (self.cfg_plus_plus or is_guided(self.guidance_scale))
 
-    @property
-    def task(self) -> str:
-        if self.image is not None or self.image_latents is not None:
-            return "image_to_image" if self.mask is None else "inpaint"
-        if self.class_labels:
-            return "class_to_image"
-        return "text_to_image" if self.conditions or self.prompt_embeds is not None else "unconditional"
-
     def parameters(self, scheduler: str, model: str, chunks: int) -> list[dict[str, Any]]:
         """What made each picture, as JSON values: [B]. chunks: as many as the prompts filled."""
-        pictured = self.task in ("image_to_image", "inpaint")
-        extra: dict[str, Any] = {"task": self.task, "strength": self.strength} if pictured else {}
+        extra: dict[str, Any] = {"task": self.task} if self.task in PICTURED else {}
+        extra |= {"strength": self.strength} if self.task in PARTIAL else {}
+        extra |= {"image_guidance_scale": self.image_guidance_scale} if self.task == "edit" else {}
+        extra |= {"noise_level": self.noise_level} if self.task == "upscale" else {}
         extra |= {} if self.weighting is None else {"weighting": self.weighting}
         extra |= {} if chunks == 1 else {"chunks": chunks}
         extra |= {"guidance_rescale": self.guidance_rescale} if self.guidance_rescale else {}
@@ -126,6 +133,7 @@ def check(
     *,
     image: Any = None,
     mask_image: Any = None,
+    depth_map: Any = None,
     strength: float | None = None,
     negative_prompt: str | Sequence[str] | None = None,
     weighting: str | None = None,
@@ -134,9 +142,11 @@ def check(
     width: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    image_guidance_scale: float | None = None,
     guidance_rescale: float = 0.0,
     guidance_interval: Sequence[float] = ALWAYS,
     cfg_plus_plus: bool = False,
+    noise_level: int | None = None,
     num_images_per_prompt: int = 1,
     batch_size: int | None = None,
     class_labels: int | str | Sequence[int | str] | None = None,
@@ -158,15 +168,20 @@ def check(
 ) -> Request:
     """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
     labels: tuple[int, ...] = ()
+    seen: tuple[NDArray[np.uint8], ...] = ()
     prompts, embeds = texts_of("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
     if not manifest.tokenizers:
-        instead = "class_labels" if manifest.classes else "batch_size"
+        looks = "variation" in manifest.tasks
+        instead = "image" if looks else "class_labels" if manifest.classes else "batch_size"
         if any(each is not None for each in (prompts, embeds, negative_prompt, negative_prompt_embeds)):
             raise InvalidArgument(f"a prompt is given, and this model takes none: call it with {instead} alone")
         if (class_labels is None) == bool(manifest.classes) or (manifest.classes and batch_size is not None):
             raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
+        if looks and (image is None or batch_size is not None):
+            raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
+        seen = whole(as_list(image)) if looks else ()
         labels = numbers(manifest.classes, class_labels) if manifest.classes else ()
-        count = len(labels) or (1 if batch_size is None else positive("batch_size", batch_size))
+        count = len(labels) or len(seen) or (1 if batch_size is None else positive("batch_size", batch_size))
     elif batch_size is not None or class_labels is not None:
         raise InvalidArgument(
             "batch_size and class_labels are for models that take no prompt: give a prompt and num_images_per_prompt"
@@ -196,17 +211,35 @@ def check(
     ]
     images = positive("num_images_per_prompt", num_images_per_prompt) * count
     encoded = image if isinstance(image, np.ndarray) and image.ndim == 4 else None
+    begin = None if encoded is not None or seen else image
     if encoded is not None and (mask_image is not None or latents is not None):
         raise InvalidArgument("image is latents [B,C,h,w]: leave out mask_image and latents, or give a picture")
-    begin = None if encoded is not None else image
-    pictures, masked = _pictures(begin, mask_image, strength if encoded is None else None, count)
+    task = _task(manifest, image is not None, mask_image is not None and not seen, labels)
+    factor = manifest.latents["scale_factor"]
+    times = factor if task == "upscale" else 1  # the image's size is the result's
+    pictures, masked = _pictures(begin, None if seen else mask_image, strength if begin is image else None, count)
     if pictures:
         own = common_size("image", pictures)
         if masked:
             check_same_size(own, common_size("mask_image", masked))
-        height, width = _floored(manifest, own, height, width)
+        if times > 1 and not (height is None and width is None):
+            raise InvalidArgument(f"height and width are given, and are {times} times the image's: leave them out")
+        floored = _floored(own, _multiple(manifest) if times == 1 else times)
+        height = floored[0] * times if height is None else height
+        width = floored[1] * times if width is None else width
+    if times > 1 and encoded is not None:
+        raise InvalidArgument("image is latents, and this model upscales pictures: give a picture")
+    check_owners(
+        task,
+        mask_image=mask_image,
+        strength=strength,
+        denoising_start=denoising_start,
+        image_guidance_scale=image_guidance_scale,
+        depth_map=depth_map,
+        noise_level=noise_level,
+    )
+    level = whole_number("noise_level", DEFAULT_NOISE_LEVEL if noise_level is None else noise_level, MOST_NOISE)
     height, width = _size(manifest, height, width, latents if encoded is None else encoded)
-    factor = manifest.latents["scale_factor"]
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
     if output_type not in OUTPUT_TYPES:
         raise InvalidArgument(f"unknown output_type {output_type!r}: {nearest(str(output_type), OUTPUT_TYPES)}")
@@ -218,6 +251,11 @@ def check(
     interval = interval_of("guidance_interval", guidance_interval)
     if not isinstance(cfg_plus_plus, bool):
         raise InvalidArgument(f"cfg_plus_plus is {shown(cfg_plus_plus)}: give True or False")
+    image_guidance = number(
+        "image_guidance_scale", DEFAULT_IMAGE_GUIDANCE if image_guidance_scale is None else image_guidance_scale
+    )
+    if image_guidance < 1:
+        raise InvalidArgument(f"image_guidance_scale is {image_guidance:g}: give at least 1")
     if cfg_plus_plus and not 0 <= guidance <= 1:
         raise InvalidArgument(f"guidance_scale is {guidance:g}, and cfg_plus_plus takes 0 to 1: give for instance 0.6")
     if cfg_plus_plus and rescale:
@@ -236,7 +274,15 @@ def check(
         raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
     if len(rows) > 1 and (rescale or interval != ALWAYS):
         raise InvalidArgument("AND has no one prompt to fall back on: leave out guidance_rescale and guidance_interval")
+    check_guidance(
+        task,
+        guidance_rescale=rescale > 0,
+        guidance_interval=interval != ALWAYS,
+        cfg_plus_plus=cfg_plus_plus,
+        AND=len(rows) > 1,
+    )
     return Request(
+        task=task,
         prompts=prompts,
         conditions=rows,
         negative_prompts=negatives,
@@ -249,9 +295,12 @@ def check(
         negative_pooled_prompt_embeds=pooled[1],
         latents=None if latents is None else array_of("latents", latents, (images, *latent_shape)),
         latent_shape=latent_shape,
-        image=colours(pictures, height, width) if pictures else None,
+        seen=seen,
+        image=colours(pictures, height // times, width // times, RESAMPLING[times > 1]) if pictures else None,
         image_latents=None if encoded is None else array_of("image", encoded, (images, *latent_shape)),
         mask=masks(masked, height, width) if masked else None,
+        noise_level=level,
+        depth=depths(depth_map, count, latent_shape[1:]) if task == "depth_to_image" else None,
         strength=share_of(
             "strength",
             DEFAULT_STRENGTH[bool(masked)] if strength is None else strength,
@@ -261,6 +310,7 @@ def check(
         width=width,
         num_inference_steps=positive("num_inference_steps", steps),
         guidance_scale=guidance,
+        image_guidance_scale=image_guidance,
         guidance_rescale=rescale,
         guidance_interval=interval,
         cfg_plus_plus=cfg_plus_plus,
@@ -274,7 +324,7 @@ def check(
         patch=manifest.latents.get("patch", 1),
         class_labels=labels,
         classes=len(manifest.classes),
-        told=told(inputs, sizes, (height, width), image is not None, guidance),
+        told=told(inputs, sizes, (height, width), image is not None, guidance, level),
         given=_given(manifest, conditions, negative_conditions, count, cfg_plus_plus or is_guided(guidance)),
         takes_sigma="sigma" in inputs,
         zero_negative=manifest.zero_negative and negative_prompt is None and negative_embeds is None,
@@ -282,6 +332,15 @@ def check(
         denoising_end=end,
         generator=generator,
     )
+
+
+def _task(manifest: Manifest, pictured: bool, masked: bool, labels: tuple[int, ...]) -> str:
+    """What is asked for, by what is given."""
+    if pictured:
+        return "inpaint" if masked else of_picture(manifest.tasks)
+    if labels:
+        return "class_to_image"
+    return "text_to_image" if manifest.tokenizers else "unconditional"
 
 
 def _inputs(manifest: Manifest) -> dict[str, tuple[int | str, ...]]:
@@ -332,15 +391,11 @@ def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[l
     return pictures, masked
 
 
-def _floored(
-    manifest: Manifest, own: tuple[int, int], height: int | None, width: int | None
-) -> tuple[int | None, int | None]:
-    """A picture's own height and width where none are asked for, down to what the model can draw."""
-    multiple = _multiple(manifest)
+def _floored(own: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """A picture's own height and width, down to what the model can draw."""
     if min(own) < multiple:
         raise InvalidArgument(f"image has {own[0]}x{own[1]} pixels (HxW): at least {multiple}x{multiple} are needed")
-    floored = [size - size % multiple for size in own]
-    return floored[0] if height is None else height, floored[1] if width is None else width
+    return own[0] - own[0] % multiple, own[1] - own[1] % multiple
 
 
 def _multiple(manifest: Manifest) -> int:

@@ -11,6 +11,8 @@ from diffrt.errors import BundleError, CheckpointError
 Config = Mapping[str, Any]
 
 CONDITIONS = {"encoder_hidden_states": ("text_encoder.last_hidden_state",)}  # input of the UNet -> what it is
+LOW_RES = "low_res_scheduler/scheduler_config.json"  # of a picture that an upscaler is told of
+
 # A kind of tokenizer -> its special tokens, but for padding where a folder names another.
 TOKENIZERS: Mapping[str, dict[str, Any]] = {
     "clip": {"pad": END},

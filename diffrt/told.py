@@ -11,7 +11,7 @@ from diffrt.errors import InvalidArgument
 from diffrt.guidance import Conditions
 from diffrt.manifest import Manifest, TensorSpec
 
-FILLED = ("sample", "timestep", "sigma", "time_ids", "guidance")  # inputs that other arguments fill
+FILLED = ("sample", "timestep", "sigma", "time_ids", "guidance", "noise_level")  # inputs that other arguments fill
 KINDS = {"float32": "fiu", "int64": "iu"}  # an input's dtype -> kinds of arrays that it takes
 
 

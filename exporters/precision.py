@@ -25,7 +25,7 @@ from .ranges import LOGITS, OUTPUTS, Ranges, beyond, computing, observed
 from .spec import Component
 from .trace import declare_shapes
 from .verify import run_worker
-from .worker import SEED, noise_for, starting, time_of
+from .worker import SEED, noise_for, spoken, starting, time_of
 
 Size = tuple[int, int] | None  # (height, width) in pixels of a graph's pictures, or any
 
@@ -91,7 +91,8 @@ def measure(
         state, inputs = scratch / "state.safetensors", scratch / "inputs.safetensors"
         denoiser = next(c for c in components if c.name == family.denoiser)
         noise = noise_for(denoiser.inputs, len(PROMPTS), latents["channels"], sides)
-        save_file(ids | starting(noise, denoiser.inputs, checkpoint.conditions, denoiser.axes), state)
+        words = spoken(checkpoint.conditions, checkpoint.tokenizers)
+        save_file(ids | starting(noise, denoiser.inputs, words, denoiser.axes), state)
         for component in sorted(components, key=lambda c: c.name == "vae_encoder"):  # it takes the decoder's pictures
             say(f"measuring {component.name} over a short generation")
             graph = folder / component.part / f"{component.graph}.ranges.onnx"

@@ -34,7 +34,7 @@ from diffrt.verify import TILE
 from .checkpoint import Checkpoint
 from .files import file_entry
 from .spec import Component
-from .worker import GUIDANCE, SEED, STEPS, check, eager, noise_for, starting, time_of
+from .worker import GUIDANCE, SEED, STEPS, check, eager, noise_for, spoken, starting, time_of
 
 PROBE = "probe.safetensors"
 PROMPT = "a red apple"
@@ -110,7 +110,7 @@ def starting_state(folder: Path, manifest: Manifest, denoiser: Component) -> dic
     ids = {f"ids/{name}": tokenizer(["", PROMPT]).ids for name, tokenizer in encoders.items()}
     sides = [max(PICTURE_LATENTS, denoiser.axes.get(axis, 0)) for axis in ("h", "w")]
     noise = noise_for(denoiser.inputs, 1, manifest.latents["channels"], sides)
-    return ids | starting(noise, denoiser.inputs, manifest.conditions, denoiser.axes)
+    return ids | starting(noise, denoiser.inputs, spoken(manifest.conditions, manifest.tokenizers), denoiser.axes)
 
 
 def answer_eagerly(job: dict[str, Any], checkpoint: Checkpoint, scratch: Path) -> dict[str, np.ndarray]:

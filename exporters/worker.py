@@ -75,12 +75,17 @@ def noise_for(inputs: Sequence[TensorSpec], batch: int, channels: int, sides: Se
     return np.random.default_rng(SEED).standard_normal((batch, channels, *fitting), dtype=np.float32)
 
 
+def spoken(conditions: Mapping[str, Sequence[str]], tokenizers: Collection[str]) -> set[str]:
+    """Those of the denoiser's inputs that a text encoder gives."""
+    return {name for name, sources in conditions.items() if sources[0].partition(".")[0] in tokenizers}
+
+
 def starting(
     noise: np.ndarray, inputs: Sequence[TensorSpec], conditions: Collection[str], axes: Mapping[str, int]
 ) -> Arrays:
-    """What a generation starts from: noise [B,C,h,w]; where the denoiser takes more channels, a mask that covers
-    everything and the nothing that it leaves of a picture; and what it is told beside ``conditions``, in 2 B rows, its
-    named axes of those sizes."""
+    """What a generation starts from: noise [B,C,h,w]; what more channels of a denoiser say, for inpainting a mask that
+    covers everything and the nothing that it leaves of a picture; and what it is told beside ``conditions``, in 2 B
+    rows, its named axes of those sizes."""
     state, rng = {"noise": noise}, np.random.default_rng(SEED)
     sizes = {**axes, "h": noise.shape[2], "w": noise.shape[3]}
     for spec in inputs:

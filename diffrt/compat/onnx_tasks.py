@@ -11,7 +11,6 @@ from diffrt.denoise import Step, denoise, start
 from diffrt.errors import InvalidArgument
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.inpaint import telling
 from diffrt.tasks.shared import (
     Output,
     Parts,
@@ -19,6 +18,7 @@ from diffrt.tasks.shared import (
     encode_words,
     finish,
     guided_model,
+    telling,
     unit_noise,
     whole_run,
 )

@@ -19,7 +19,8 @@ class Denoiser:
         self.inputs = frozenset(each.name for each in spec.inputs)
         self.takes_sigma = "sigma" in self.inputs
         encoders = {name: sources[0].partition(".")[0] for name, sources in manifest.conditions.items()}
-        self._chunk = {name: manifest.tokenizers[encoder]["max_length"] for name, encoder in encoders.items()}
+        lengths = {encoder: entry["max_length"] for encoder, entry in manifest.tokenizers.items()}
+        self._chunk = {name: lengths[encoder] for name, encoder in encoders.items() if encoder in lengths}
         self._graph = Graph(bundle, manifest.denoiser, provider, spec.outputs[0].name, every_step=True)
 
     def __call__(

@@ -115,9 +115,12 @@ def open_checkpoint(root: Path) -> Checkpoint:
     networks = Networks(
         TextConfig.read(configs["text_encoder"]), UNetConfig.read(configs["unet"]), VAEConfig.read(configs["vae"])
     )
-    for key in ("addition_embed_type", "time_cond_proj_dim"):
-        if getattr(networks.unet, key) is not None:
+    for key in ("addition_embed_type", "time_cond_proj_dim", "num_class_embeds", "only_cross_attention"):
+        if getattr(networks.unet, key):
             raise CheckpointError(f"{root}: diffrt.flax has no UNet with {key}: export it, and load the bundle")
+    takes, channels = networks.unet.in_channels, networks.vae.latent_channels
+    if takes not in (channels, 2 * channels + 1):
+        raise CheckpointError(f"{root}: diffrt.flax has no UNet of {takes} channels: export it, and load the bundle")
     if any(layers != 1 for layers in networks.unet.transformers):
         raise CheckpointError(
             f"{root}: diffrt.flax has one transformer block per attention: export it, and load the bundle"

@@ -1,4 +1,4 @@
-"""From noise alone, of a prompt, of a class or of nothing: the whole story on a page."""
+"""From noise alone, of a prompt, of a picture, of a class or of nothing: the whole story on a page."""
 
 from collections.abc import Generator
 

@@ -1,10 +1,11 @@
 """Image to image: a picture is noised part of the way, and the run goes on from there (Meng et al. 2021, SDEdit,
-arXiv:2108.01073, algorithm 1)."""
+arXiv:2108.01073, algorithm 1). A model may be told of its depth beside (Rombach et al. 2022, arXiv:2112.10752)."""
 
 from collections.abc import Generator
 
 from diffrt.brownian import row_noise
 from diffrt.denoise import Step, denoise, start
+from diffrt.guidance import Conditioned
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
 from diffrt.tasks.shared import (
@@ -15,6 +16,7 @@ from diffrt.tasks.shared import (
     finish,
     guided_model,
     partial_table,
+    telling,
     unit_noise,
 )
 
@@ -36,7 +38,10 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
         x = latents  # as noisy as they are to be where the run goes on from another one
         if request.denoising_start is None:
             x = start(table, unit_noise(request, streams), latents)
-        model = guided_model(parts.denoiser, words, request, table)
+        told: Conditioned = parts.denoiser
+        if request.depth is not None:
+            told = telling(parts.denoiser, request.depth.repeat(len(x) // len(request.depth), axis=0))
+        model = guided_model(told, words, request, table)
         draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
         for step in denoise(table, model, x, draw, parts.colours):
             yield step

@@ -11,10 +11,9 @@ import numpy as np
 
 from diffrt import noise
 from diffrt.brownian import row_noise
-from diffrt.components.denoiser import Denoiser
 from diffrt.denoise import Step, denoise, noised, start
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import Conditioned, Conditions
+from diffrt.guidance import Conditioned
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
 from diffrt.tasks.shared import (
@@ -25,6 +24,7 @@ from diffrt.tasks.shared import (
     finish,
     guided_model,
     partial_table,
+    telling,
     unit_noise,
 )
 
@@ -66,16 +66,6 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
     for step in denoise(table, guided, x, draw, parts.colours, settle):
         yield step
     return finish(request, parts, scheduler, words, step.latents)
-
-
-def telling(denoiser: Denoiser, beside: F32) -> Conditioned:
-    """A denoiser that is given the mask and the rest of the picture, [B,1+C,h,w], beside the latents."""
-
-    def model(x: F32, t: float, conditions: Conditions) -> F32:
-        halves = len(x) // len(beside)  # with guidance the batch is there twice
-        return denoiser(np.concatenate([x, np.tile(beside, (halves, 1, 1, 1))], axis=1), t, conditions)
-
-    return model
 
 
 def put_back(table: Table, original: F32, mask: F32, z: F32) -> Callable[[int, F32], F32]:

@@ -11,6 +11,7 @@ from PIL.Image import Image
 
 from diffrt import image, noise
 from diffrt.components.denoiser import Denoiser
+from diffrt.components.image_encoder import ImageEncoder
 from diffrt.components.pixels import Pixels
 from diffrt.components.safety import SafetyChecker
 from diffrt.components.text_encoder import TextEncoders
@@ -44,10 +45,17 @@ class Parts:
     model: str
     keep: bool  # graphs stay open between calls
     safety: SafetyChecker | None = None
+    image_encoder: ImageEncoder | None = None  # in place of the text encoder
+    low_res_scheduler: Scheduler | None = None  # how noisy a picture becomes that the denoiser is told of
+
+    @property
+    def _each(self) -> tuple[Part | None, ...]:
+        encoders = (self.text_encoder, self.image_encoder, self.encoder)
+        return (*encoders, self.denoiser, self.decoder, self.safety)
 
     @property
     def all(self) -> tuple[Part, ...]:
-        return tuple(filter(None, (self.text_encoder, self.encoder, self.denoiser, self.decoder, self.safety)))
+        return tuple(filter(None, self._each))
 
     def done(self, part: Part | None) -> None:
         """Its work in this call is over: where memory is short, free it."""
@@ -97,7 +105,7 @@ def encode_words(request: Request, parts: Parts) -> Words:
     """Of a model that takes no prompt, what else it is told."""
     encoder = parts.text_encoder
     if encoder is None:
-        return _without_words(request)
+        return _without_words(request) if parts.image_encoder is None else _seen(request, parts, parts.image_encoder)
     truncated: list[str] = []
     given, negative = request.prompt_embeds, request.negative_prompt_embeds if request.guided else None
     texts = [condition.text for row in request.conditions for condition in row]
@@ -135,11 +143,29 @@ def _without_words(request: Request) -> Words:
     return Words(said, np.ones((1, rows), np.float32), (negative or None) if request.guided else None, 1, [])
 
 
+def _seen(request: Request, parts: Parts, encoder: ImageEncoder) -> Words:
+    """What is in a picture, in place of words; its negative half is zero."""
+    said = encoder(request.seen)
+    parts.done(encoder)
+    negative = {name: np.zeros_like(array) for name, array in said.items()}
+    return Words(said, np.ones((1, len(request.seen)), np.float32), negative if request.guided else None, 1, [])
+
+
 def guided_model(model: Conditioned, words: Words, request: Request, table: Table) -> Model:
     """What the run evaluates: the model told of the words, as closely guided as asked in each row of the table."""
     by_row = factors(table, request.guidance_interval, request.cfg_plus_plus) if request.guided else None
     guided = guide(model, *words.each(request), by_row, request.guidance_rescale)
     return of_levels(guided, table) if request.takes_sigma else guided
+
+
+def telling(denoiser: Denoiser, beside: F32) -> Conditioned:
+    """A denoiser that is given more channels, [B,N,h,w], beside the latents."""
+
+    def model(x: F32, t: float, conditions: Conditions) -> F32:
+        halves = len(x) // len(beside)  # with guidance the batch is there twice
+        return denoiser(np.concatenate([x, np.tile(beside, (halves, 1, 1, 1))], axis=1), t, conditions)
+
+    return model
 
 
 def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoders, lengths: Sequence[int] = ()) -> int:

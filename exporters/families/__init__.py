@@ -1,8 +1,11 @@
 """The registry: pipeline class named in model_index.json -> family."""
 
 from ..spec import Family
+from .depth import DEPTH
 from .dit import DIT
 from .flux import FLUX
+from .image_variation import IMAGE_VARIATION
+from .instruct_pix2pix import INSTRUCT_PIX2PIX
 from .ldm import LDM
 from .ldm_text import LDM_TEXT
 from .score_sde import SCORE_SDE
@@ -10,12 +13,17 @@ from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .unconditional import UNCONDITIONAL
+from .upscaler import UPSCALER
 
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipelineLegacy": STABLE_DIFFUSION,
+    "StableDiffusionInstructPix2PixPipeline": INSTRUCT_PIX2PIX,
+    "StableDiffusionDepth2ImgPipeline": DEPTH,
+    "StableDiffusionImageVariationPipeline": IMAGE_VARIATION,
+    "StableDiffusionUpscalePipeline": UPSCALER,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
     "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,

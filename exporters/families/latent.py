@@ -2,7 +2,7 @@
 autoencoders.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,32 +59,45 @@ def text_encoder(
     )
 
 
-def unet(config: Config, width: int, channels: int, extra: tuple[TensorSpec, ...] = ()) -> Component:
-    """A UNet told of tokens of that width, over latents of that many channels or, for inpainting, of 2 C + 1; and of
-    what is extra."""
+def unet(
+    config: Config,
+    width: int,
+    channels: int,
+    extra: tuple[TensorSpec, ...] = (),
+    beside: Mapping[int, str] | None = None,
+) -> Component:
+    """A UNet told of tokens of that width, over latents of that many channels; and of what is extra. ``beside``: how
+    many more channels it may be told of, and what they are; by default none or, for inpainting, C + 1."""
     if width != config["cross_attention_dim"]:
         raise CheckpointError(
-            f"the text encoder gives {width} channels and the UNet's cross_attention_dim is "
+            f"the encoder gives {width} channels and the UNet's cross_attention_dim is "
             f"{config['cross_attention_dim']}: they belong to different models"
         )
-    if config["in_channels"] not in (channels, 2 * channels + 1) or config["out_channels"] != channels:
+    classes = config.get("num_class_embeds")
+    if beside is None and classes is not None:
+        raise CheckpointError(f"the UNet has num_class_embeds = {classes}: only an upscaler's is told of classes")
+    beside = {0: "latents", channels + 1: "inpainting"} if beside is None else beside
+    if config["in_channels"] - channels not in beside or config["out_channels"] != channels:
+        allowed = " or ".join(f"{channels + more} ({what})" for more, what in beside.items())
         raise CheckpointError(
             f"the UNet takes {config['in_channels']} and gives {config['out_channels']} channels, the autoencoder's "
-            f"latents have {channels}: it must give as many, and take as many or, for inpainting, {2 * channels + 1}"
+            f"latents have {channels}: it must give as many, and take {allowed}"
         )
-    told = () if config.get("time_cond_proj_dim") is None else (TensorSpec("guidance", "float32", ("batch",)),)
+    guidance = () if config.get("time_cond_proj_dim") is None else (TensorSpec("guidance", "float32", ("batch",)),)
+    labels = () if classes is None else (TensorSpec("class_labels", "int64", ("batch",)),)
     inputs = (
         TensorSpec("sample", "float32", ("batch", config["in_channels"], "h", "w")),
         TensorSpec("timestep", "float32", ("batch",)),
         TensorSpec("encoder_hidden_states", "float32", ("batch", "sequence", width)),
         *extra,
-        *told,
+        *guidance,
+        *labels,
     )
     names = [spec.name for spec in inputs]
 
     def predict(module: nn.Module, *given: Tensor) -> Tensor:
         dtype = next(module.parameters()).dtype
-        kept = ("timestep", "time_ids", "guidance")  # half precision cannot hold them
+        kept = ("timestep", "time_ids", "guidance", "class_labels")  # half precision cannot hold them
         feeds = {n: x if n in kept else x.to(dtype) for n, x in zip(names, given, strict=True)}
         return module(**feeds).float()
 
@@ -98,6 +111,7 @@ def unet(config: Config, width: int, channels: int, extra: tuple[TensorSpec, ...
         outputs=(TensorSpec("out_sample", "float32", ("batch", channels, "h", "w")),),
         axes={"batch": 2, "h": 9, "w": 11, "sequence": 77},
         tolerance=TOLERANCE,
+        high=classes or 1,
     )
 
 

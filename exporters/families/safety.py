@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from diffrt.components.clip_pixels import SETTINGS as PIXELS
 from diffrt.components.safety import CONCEPTS, INPUT, NAME, SPECIAL
 from diffrt.errors import CheckpointError
 from diffrt.manifest import TensorSpec
@@ -13,7 +14,7 @@ from ..spec import TOLERANCE, Component, Config
 
 PARTS = {NAME: ("StableDiffusionSafetyChecker",)}
 REQUESTED = {NAME: "requires_safety_checker"}
-SETTINGS = {NAME: "feature_extractor/preprocessor_config.json"}
+SETTINGS = {NAME: PIXELS}
 
 
 def look(module: StableDiffusionSafetyChecker, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,8 @@ def encode_text(module: nn.Module, input_ids: Tensor) -> tuple[Tensor, Tensor]:
     return out.last_hidden_state.float(), out.pooler_output.float()
 
 
-def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
+def components(configs: Mapping[str, Config], beside: Mapping[int, str] | None = None) -> tuple[Component, ...]:
+    """``beside``: as of the UNet."""
     text, vae = configs["text_encoder"], configs["vae"]
     hidden = text["hidden_size"]
     said = (
@@ -27,7 +28,7 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
     )
     return (
         text_encoder(text, build_text_encoder, encode_text, said),
-        unet(configs["unet"], hidden, vae["latent_channels"]),
+        unet(configs["unet"], hidden, vae["latent_channels"], beside=beside),
         *autoencoder(vae),
         *((safety_checker(configs["safety_checker"]),) if "safety_checker" in configs else ()),
     )

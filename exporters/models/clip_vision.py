@@ -1,5 +1,6 @@
-"""CLIP's vision transformer (Radford et al. 2021, arXiv:2103.00020; Dosovitskiy et al. 2020, arXiv:2010.11929), and the
-safety checker that Stable Diffusion has on top of it, with transformers' and diffusers' config keys and tensor names.
+"""CLIP's vision transformer (Radford et al. 2021, arXiv:2103.00020; Dosovitskiy et al. 2020, arXiv:2010.11929), and
+what Stable Diffusion has on top of it, an encoder and the safety checker, with transformers' and diffusers' config keys
+and tensor names.
 """
 
 from collections.abc import Callable, Mapping
@@ -114,6 +115,19 @@ class CLIPVisionModel(nn.Module):
         for layer in self.encoder.layers:
             x = layer(x)
         return self.post_layernorm(x[:, 0])
+
+
+class CLIPVisionModelWithProjection(nn.Module):
+    """Pictures [B,3,S,S] -> what is in them, among the texts of the same CLIP: [B,P]."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__()
+        self.vision_model = CLIPVisionModel(config)
+        width = config.get("projection_dim", 512)
+        self.visual_projection = nn.Linear(VisionConfig.read(config).hidden_size, width, bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.visual_projection(self.vision_model(pixels))
 
 
 CONCEPTS, SPECIAL = 17, 3

@@ -37,15 +37,18 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    def __init__(self, dim: int, heads: int, context: int, upcast: bool):
+    """``blind``: the first attention is over the context as well, and pixels do not see one another."""
+
+    def __init__(self, dim: int, heads: int, context: int, upcast: bool, blind: bool):
         super().__init__()
-        self.norm1, self.attn1 = nn.LayerNorm(dim), Attention(dim, dim, heads, upcast=upcast)
+        self.blind = blind
+        self.norm1, self.attn1 = nn.LayerNorm(dim), Attention(dim, context if blind else dim, heads, upcast=upcast)
         self.norm2, self.attn2 = nn.LayerNorm(dim), Attention(dim, context, heads, upcast=upcast)
         self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         h = self.norm1(x)
-        x = x + self.attn1(h, h)
+        x = x + self.attn1(h, context if self.blind else h)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -53,12 +56,16 @@ class TransformerBlock(nn.Module):
 class Transformer2D(nn.Module):
     """The transformer over flattened pixels; its projections are 1x1 convolutions in SD1, linear layers in SD2."""
 
-    def __init__(self, dim: int, heads: int, context: int, groups: int, linear: bool, upcast: bool, layers: int):
+    def __init__(
+        self, dim: int, heads: int, context: int, groups: int, linear: bool, upcast: bool, layers: int, blind: bool
+    ):
         super().__init__()
         self.linear = linear
         self.norm = nn.GroupNorm(groups, dim, 1e-6)
         self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(dim, heads, context, upcast) for _ in range(layers)])
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(dim, heads, context, upcast, blind) for _ in range(layers)]
+        )
         self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -75,9 +82,10 @@ class Transformer2D(nn.Module):
 
 
 def transformer(c: UNetConfig, block: int, dim: int) -> Transformer2D:
+    """Of a block of the config; -1 is the middle, which has the last one's numbers."""
     return Transformer2D(
         dim, c.heads[block], c.cross_attention_dim, c.norm_num_groups, c.use_linear_projection, c.upcast_attention,
-        c.transformers[block],
+        c.transformers[block], c.blind[block],
     )  # fmt: skip
 
 
@@ -113,7 +121,7 @@ class UNet2DConditionModel(nn.Module):
     """Predicts noise (or v) from noisy latents.
 
     forward(sample f32[B,C,h,w], timestep f32[B], encoder_hidden_states f32[B,S,D]) -> f32[B,C,h,w]. Any h, w >= 1.
-    Some are told more: text_embeds f32[B,E] and time_ids f32[B,N] together, guidance f32[B].
+    Some are told more: text_embeds f32[B,E] and time_ids f32[B,N] together, guidance f32[B], class_labels i64[B].
     Raises CheckpointError at construction for config values it does not implement.
     """
 
@@ -126,6 +134,8 @@ class UNet2DConditionModel(nn.Module):
         self.time_embedding = TimestepEmbedding(widths[0], time_dim, c.time_cond_proj_dim)
         if c.projection_class_embeddings_input_dim:
             self.add_embedding = TimestepEmbedding(c.projection_class_embeddings_input_dim, time_dim)
+        if c.num_class_embeds:
+            self.class_embedding = nn.Embedding(c.num_class_embeds, time_dim)
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         skips, channels = [widths[0]], widths[0]  # widths of the skip connections, in the order they are made
         for i, width in enumerate(widths):
@@ -158,6 +168,7 @@ class UNet2DConditionModel(nn.Module):
         text_embeds: Tensor | None = None,
         time_ids: Tensor | None = None,
         guidance: Tensor | None = None,
+        class_labels: Tensor | None = None,
     ) -> Tensor:
         c, context = self.config, encoder_hidden_states
         wave = self.wave(timestep, c.block_out_channels[0]).to(sample.dtype)
@@ -168,6 +179,8 @@ class UNet2DConditionModel(nn.Module):
         if text_embeds is not None and time_ids is not None and c.addition_time_embed_dim:
             sizes = self.wave(time_ids.flatten(), c.addition_time_embed_dim).unflatten(0, time_ids.shape).flatten(1)
             time = time + self.add_embedding(torch.cat([text_embeds, sizes.to(sample.dtype)], dim=1))
+        if class_labels is not None:
+            time = time + self.class_embedding(class_labels)
         x = self.conv_in(sample)
         skips = [x]
         for i, stage in enumerate(self.down_blocks):

@@ -118,7 +118,7 @@ def test_config_is_not_json(checkpoint, file):
         ("unet/config.json", {"attention_head_dim": 0}, ("'attention_head_dim'", "0")),
         ("unet/config.json", {"down_block_types": ["Down", "DownBlock2D"]}, ("'down_block_types'", "CrossAttn")),
         ("unet/config.json", {"use_linear_projection": 1}, ("'use_linear_projection'", "bool")),
-        ("unet/config.json", {"in_channels": 8}, ("takes 8", "have 4", "for inpainting, 9")),
+        ("unet/config.json", {"in_channels": 8}, ("takes 8", "have 4", "9 (inpainting)")),
         ("unet/config.json", {"in_channels": None}, ("unet/config.json", "'in_channels'")),
         ("unet/config.json", {"cross_attention_dim": 64}, ("gives 32", "cross_attention_dim is 64")),
         ("vae/config.json", {"latent_channel": 4}, ("'latent_channel'", "did you mean 'latent_channels'")),

@@ -13,7 +13,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 
 import diffrt
 import exporters
-from diffrt.components.safety import as_clip_sees, found
+from diffrt.components.clip_pixels import as_clip_sees
+from diffrt.components.safety import found
 from diffrt.errors import BundleError, CheckpointError
 from exporters.checkpoint import open_checkpoint
 from tests.conftest import kept
