@@ -14,6 +14,7 @@ from diffrt.strict import Misfit, list_of, matching, optional, record, whole
 
 FORMAT = 1
 MANIFEST = "diffrt.json"
+STEP = "step"  # the component that is the denoiser with guidance and a row of a table around it, where there is one
 
 
 @dataclass(frozen=True)

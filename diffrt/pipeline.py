@@ -11,10 +11,12 @@ from diffrt import hub, request
 from diffrt.bundle import Bundle
 from diffrt.components.denoiser import Denoiser
 from diffrt.components.pixels import Pixels
+from diffrt.components.step import StepGraph
 from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Step
-from diffrt.errors import BundleError, InvalidArgument, nearest
+from diffrt.errors import BundleError, InvalidArgument, ProviderError, nearest
+from diffrt.manifest import STEP
 from diffrt.request import F32
 from diffrt.schedulers import Scheduler, from_config
 from diffrt.session import chosen, require
@@ -24,6 +26,7 @@ from diffrt.tasks.shared import EMBEDS, Output, Parts, whole_chunks
 BUNDLES = {"emoji": Path(__file__).parent / "bundles" / "emoji"}  # shipped with the package
 MEMORY = {"keep": 128 * 128, "low": 64 * 64}  # and the latent pixels above which the autoencoder works in tiles
 LOAD = ("full", "fast")
+LOOP = ("auto", "host", "step")
 NEEDS = {
     "text_to_image": "a prompt alone",
     "image_to_image": "an image and no mask_image",
@@ -60,6 +63,7 @@ def load(
     provider: str = "cpu",
     memory: str = "keep",
     load: str = "full",
+    loop: str = "auto",
 ) -> "Pipeline":
     """A pipeline from the name of a bundle, the path of one, or its id on the Hugging Face Hub, org/name.
 
@@ -73,11 +77,16 @@ def load(
     load is "full", or "fast": weights are used where they lie in the bundle's files, instead of copied into the order
     that kernels like best. A full-size model is then ready in a fifth of the time, and draws more slowly.
 
+    loop is what runs the sampler's steps: "host", arrays of NumPy around the denoiser; "step", a bundle's step graph,
+    whose state stays on the device; or "auto", the step graph where there is one, the provider prefers it and it does
+    what is asked. It does neither inpainting, guidance_rescale, dynamic thresholding nor a learned variance.
+
     Raises BundleError for a bundle that is missing or damaged, and for a raw checkpoint, which must be exported
     first; HubError for what the hub does not give; ProviderError for a provider that is unknown or not installed.
     """
     name = str(model) if hub.is_id(model) else None
-    return Pipeline(Bundle.open(find(model, revision)), provider=provider, memory=memory, load=load, name=name)
+    bundle = Bundle.open(find(model, revision))
+    return Pipeline(bundle, provider=provider, memory=memory, load=load, loop=loop, name=name)
 
 
 class Pipeline:
@@ -93,6 +102,7 @@ class Pipeline:
         provider: str = "cpu",
         memory: str = "keep",
         load: str = "full",
+        loop: str = "auto",
         name: str | None = None,
     ) -> None:
         """`name` is what pictures say that they were drawn with, by default the folder's."""
@@ -100,6 +110,8 @@ class Pipeline:
             raise InvalidArgument(f"unknown memory {memory!r}: {nearest(str(memory), MEMORY)}")
         if load not in LOAD:
             raise InvalidArgument(f"unknown load {load!r}: {nearest(str(load), LOAD)}")
+        if loop not in LOOP:
+            raise InvalidArgument(f"unknown loop {loop!r}: {nearest(str(loop), LOOP)}")
         self.bundle = bundle
         self.provider = replace(chosen(provider, bundle.precision), fast_load=load == "fast")
         require(self.provider)
@@ -107,14 +119,22 @@ class Pipeline:
             raise BundleError(f"{bundle.root} is for {', '.join(bundle.manifest.tasks)}: pip install -U diffrt")
         self.scheduler = from_config(bundle.json(SCHEDULER_CONFIG), bundle.manifest.defaults.scheduler)
         preview, components = bundle.manifest.preview, bundle.manifest.components
+        denoiser = Denoiser(bundle, self.provider)
+        stepping = loop == "step" or (loop == "auto" and self.provider.step and STEP in components)
+        if loop == "step" and STEP not in components:
+            raise BundleError(f"{bundle.root} has no step graph: diffrt export {bundle.root} DEST --form step")
+        if loop == "step" and not self.provider.device:
+            raise ProviderError(f"provider {self.provider.name!r} keeps no state of a loop: load with loop='host'")
         self._parts = Parts(
             text_encoder=TextEncoders(bundle, self.provider) if bundle.manifest.tokenizers else None,
-            denoiser=Denoiser(bundle, self.provider),
+            denoiser=denoiser,
             encoder=Encoder(bundle, self.provider, MEMORY[memory]) if "vae_encoder" in components else None,
             decoder=Decoder(bundle, self.provider, MEMORY[memory]) if "vae_decoder" in components else Pixels(),
             colours=(preview["matrix"], preview["bias"]) if preview else None,
             model=name or bundle.root.resolve().name,
             keep=memory == "keep",
+            step=StepGraph(bundle, self.provider, denoiser) if stepping else None,
+            step_only=loop == "step",
         )
 
     @property

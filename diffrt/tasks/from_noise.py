@@ -3,10 +3,10 @@
 from collections.abc import Generator
 
 from diffrt.brownian import row_noise
-from diffrt.denoise import Step, denoise, start
+from diffrt.denoise import Step, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.shared import Output, Parts, encode_words, finish, guided_model, unit_noise, whole_run
+from diffrt.tasks.shared import Output, Parts, encode_words, finish, steps, unit_noise, whole_run
 
 
 def from_noise(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -17,9 +17,8 @@ def from_noise(request: Request, scheduler: Scheduler, parts: Parts) -> Generato
     streams = request.streams()
     z = unit_noise(request, streams)
 
-    model = guided_model(parts.denoiser, words, request, table)
     x = start(table, z)
     draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
-    for step in denoise(table, model, x, draw, parts.colours):
+    for step in steps(table, words, request, parts, x, draw):
         yield step
     return finish(request, parts, scheduler, words, step.latents)

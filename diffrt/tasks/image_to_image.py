@@ -4,7 +4,7 @@ arXiv:2108.01073, algorithm 1)."""
 from collections.abc import Generator
 
 from diffrt.brownian import row_noise
-from diffrt.denoise import Step, denoise, start
+from diffrt.denoise import Step, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
 from diffrt.tasks.shared import (
@@ -13,8 +13,8 @@ from diffrt.tasks.shared import (
     encode_pictures,
     encode_words,
     finish,
-    guided_model,
     partial_table,
+    steps,
     unit_noise,
 )
 
@@ -36,9 +36,8 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
         x = latents  # as noisy as they are to be where the run goes on from another one
         if request.denoising_start is None:
             x = start(table, unit_noise(request, streams), latents)
-        model = guided_model(parts.denoiser, words, request, table)
         draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
-        for step in denoise(table, model, x, draw, parts.colours):
+        for step in steps(table, words, request, parts, x, draw):
             yield step
         latents = step.latents
     return finish(request, parts, scheduler, words, latents)

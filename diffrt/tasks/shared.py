@@ -1,7 +1,7 @@
 """What every task has in common: the parts of a model, the words at its start and the pictures at its end."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,11 +12,13 @@ from PIL.Image import Image
 from diffrt import image, noise
 from diffrt.components.denoiser import Denoiser
 from diffrt.components.pixels import Pixels
+from diffrt.components.step import StepGraph
 from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
-from diffrt.denoise import Colours
+from diffrt.denoise import Colours, Step, denoise
+from diffrt.denoise_held import denoise_held, misfit
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import Conditioned, Conditions, Model, factors, guide
+from diffrt.guidance import Conditioned, Conditions, Model, factors, guide, mixtures
 from diffrt.prompting import MOST_CHUNKS, Text
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
@@ -41,10 +43,12 @@ class Parts:
     colours: Colours | None
     model: str
     keep: bool  # graphs stay open between calls
+    step: StepGraph | None = None  # None: the loop is over the denoiser
+    step_only: bool = False  # what it does not do is an error, and not left to the denoiser
 
     @property
     def all(self) -> tuple[Part, ...]:
-        return tuple(filter(None, (self.text_encoder, self.encoder, self.denoiser, self.decoder)))
+        return tuple(filter(None, (self.text_encoder, self.encoder, self.denoiser, self.step, self.decoder)))
 
     def done(self, part: Part | None) -> None:
         """Its work in this call is over: where memory is short, free it."""
@@ -129,10 +133,38 @@ def _classes(request: Request) -> Words:
     return Words({CLASSES: labels} if len(labels) else {}, np.ones((1, len(labels)), np.float32), negative, 1, [])
 
 
+def steps(
+    table: Table,
+    words: Words,
+    request: Request,
+    parts: Parts,
+    x: F32,
+    noise: Callable[[int], F32],
+    model: Conditioned | None = None,
+    settle: Callable[[int, F32], F32] | None = None,
+) -> Iterator[Step]:
+    """The run, over the step graph where there is one that does all of it, else over the denoiser, or over `model` in
+    its place. The rest is as in diffrt.denoise.denoise."""
+    if parts.step is not None:
+        beyond = misfit(table) or ("guidance_rescale" if request.guided and request.guidance_rescale else "")
+        beyond = "inpainting" if model is not None or settle is not None else beyond
+        if not beyond:
+            conditions, negative, scale = words.each(request)
+            mixture = mixtures(conditions, negative, scale, len(x), _factors(request, table))
+            return denoise_held(table, parts.step, mixture, x, noise, parts.colours)
+        if parts.step_only:
+            raise InvalidArgument(f"the step graph does no {beyond}: load with loop='auto' or 'host'")
+    guided = guided_model(model or parts.denoiser, words, request, table)
+    return denoise(table, guided, x, noise, parts.colours, settle)
+
+
 def guided_model(model: Conditioned, words: Words, request: Request, table: Table) -> Model:
     """What the run evaluates: the model told of the words, as closely guided as asked in each row of the table."""
-    by_row = factors(table, request.guidance_interval, request.cfg_plus_plus) if request.guided else None
-    return guide(model, *words.each(request), by_row, request.guidance_rescale)
+    return guide(model, *words.each(request), _factors(request, table), request.guidance_rescale)
+
+
+def _factors(request: Request, table: Table) -> list[float | None] | None:
+    return factors(table, request.guidance_interval, request.cfg_plus_plus) if request.guided else None
 
 
 def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoders, lengths: Sequence[int] = ()) -> int:
@@ -209,6 +241,7 @@ def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
 
 def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, latents: F32) -> Output:
     parts.done(parts.denoiser)
+    parts.done(parts.step)
     images: Any = latents
     if request.output_type != "latent":
         decoded = parts.decoder(latents)
