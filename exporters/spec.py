@@ -71,7 +71,7 @@ class Family:
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder
     t5: Mapping[str, int] = field(default_factory=dict)  # text encoders whose tokenizer is T5's -> tokens of a prompt
     classes: Callable[[Mapping[str, Any], Mapping[str, Config]], tuple[str, ...]] = lambda index, configs: ()
-    forms: tuple[str, ...] = ("components",)
+    forms: tuple[str, ...] = ("components", "step")
     layouts: tuple[str, ...] = ("diffrt",)
     even_sigmas: bool = False  # as in the manifest
     zero_negative: bool = False  # as in the manifest, unless the checkpoint's force_zeros_for_empty_prompt says other

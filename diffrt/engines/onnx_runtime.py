@@ -139,7 +139,7 @@ class Held:
         self._turn = 1 - self._turn
 
     def state(self) -> NDArray[Any]:
-        return self._states[self._turn].numpy()
+        return self._states[self._turn].numpy().copy()  # on the CPU it is the place itself
 
 
 open_graph = OnnxRuntime

@@ -1,11 +1,13 @@
 """The loop over a step graph: the samples of the loop over the denoiser, and nobody's arrays written to."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import diffrt
+from diffrt.cli import run
 from diffrt.engines import onnx_runtime
 from diffrt.errors import BundleError, InvalidArgument, NumericalError, ProviderError
 from diffrt.guidance import guide, mixtures
@@ -17,6 +19,7 @@ from diffrt.tasks.shared import misfit
 from exporters import step
 
 PROMPTS = ["a red apple", "the apple"]
+CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def both(host, held, name="DDIMScheduler", **arguments):
     """The steps of both loops, and what the calls ended with."""
     found = []
     for pipe in (host, held):
-        pipe.scheduler = SCHEDULERS[name].from_config(pipe.scheduler.config)
+        pipe.scheduler = SCHEDULERS[name].from_config(CONFIG)
         stream = pipe.stream(PROMPTS, **{"seed": 7, "num_inference_steps": 5, "output_type": "latent"} | arguments)
         found.append((list(stream), stream.result()))
     return found
@@ -63,10 +66,9 @@ def assert_same(found, tolerance=1e-4):
 
 def drawn():
     """Every class that draws with the config of a Stable Diffusion checkpoint."""
-    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
     for name, cls in SCHEDULERS.items():
         try:
-            table = cls.from_config(config).table(5)
+            table = cls.from_config(CONFIG).table(5)
         except (InvalidArgument, NotImplementedError):
             continue
         if not misfit(table):
@@ -194,10 +196,9 @@ def test_it_is_the_providers_choice_or_the_callers(folder, sd1_bundle, host, hel
 
 
 def test_a_provider_that_prefers_it_leaves_the_rest_to_the_denoiser(folder, host, monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.setitem(PROVIDERS, "cpu", replace(PROVIDERS["cpu"], step=True))
     pipe = diffrt.load(folder)
+    pipe.scheduler = host.scheduler
     assert pipe._parts.step is not None
     for arguments in ({}, {"guidance_rescale": 0.5}):
         call = {"seed": 7, "num_inference_steps": 3, "guidance_scale": 6.0, "output_type": "latent"} | arguments
@@ -218,15 +219,19 @@ def test_what_it_does_not_do(folder, held):
 
 
 def test_nan_names_the_graph(held):
-    embeds = np.full((1, 77, 32), np.nan, np.float32)
-    with pytest.raises(NumericalError, match=r"step \(fp32\) gave NaN or infinity in slots_after"):
-        held(prompt_embeds=embeds, guidance_scale=1.0, num_inference_steps=2)
+    told = {"encoder_hidden_states": np.full((1, 77, 32), np.nan, np.float32)}
+    with held._parts.step.hold(np.ones((2, 1, 4, 8, 8), np.float32), mixtures(told, None, 1.0, 1)(0)) as places:
+        places.put(W=np.ones((2, 5), np.float32))
+        places.run()
+        with pytest.raises(NumericalError, match=r"step \(fp32\) gave NaN or infinity in slots_after"):
+            places.state()
 
 
 def test_low_memory_and_prepared(folder, held, tmp_path, monkeypatch):
     call = {"seed": 7, "num_inference_steps": 2, "output_type": "latent"}
     expected = held("a", **call).latents
     low = diffrt.load(folder, loop="step", memory="low")
+    low.scheduler = held.scheduler
     np.testing.assert_array_equal(low("a", **call).latents, expected)
     assert low._parts.step._graph._open is None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -235,8 +240,6 @@ def test_low_memory_and_prepared(folder, held, tmp_path, monkeypatch):
 
 
 def test_cuda_is_known_and_says_what_to_install(capsys):
-    from diffrt.cli import run
-
     assert available()["cuda"] is False
     assert run(["providers"]) == 0
     assert "not installed: pip install 'diffrt[cuda]'" in capsys.readouterr().out
