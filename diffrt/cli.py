@@ -208,10 +208,11 @@ def generate(
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a SOURCE on the hub.")
 @click.option(
     "--form",
-    type=click.Choice(["components", "single", "stablehlo"]),
+    type=click.Choice(["components", "step", "single", "stablehlo"]),
     default="components",
     show_default=True,
-    help="components: a bundle; single: one graph; stablehlo: programs for JAX. The last two: of --size's size.",
+    help="components: a bundle; step: with step graphs, for GPUs; single: one graph; stablehlo: programs for JAX. "
+    "The last two: of --size's size.",
 )
 @click.option(
     "--layout",
@@ -269,6 +270,7 @@ def export(
     diffrt export path/to/stable-diffusion-v1-5 sd15-int8 --precision int8
     diffrt export path/to/stable-diffusion-v1-5 sd15 --static 512x512 --force
     diffrt export model.safetensors my-bundle
+    diffrt export sd15 sd15-steps --form step
     diffrt export sd15 sd15-single --form single --size 512x512 --steps 20,30
     diffrt export sd15 sd15-inpaint --form single --size 512x512 --task inpaint
     """
@@ -288,10 +290,11 @@ def export(
     }
     single = {name: value for name, value in of_single.items() if value is not None}
     forms: dict[str, tuple[str, ...]] = {f"--{name}": ("single",) for name in single}
-    forms |= {"--attention": ("components", "single")} if attention != "auto" else {}
-    forms |= {"--prediction-type": ("components", "single")} if prediction_type is not None else {}
-    forms |= {"--no-verify": ("components", "single")} if no_verify else {}
-    forms |= {"--copy-weights": ("components",)} if copy_weights else {}
+    onnx = ("components", "step", "single")
+    forms |= {"--attention": onnx} if attention != "auto" else {}
+    forms |= {"--prediction-type": onnx} if prediction_type is not None else {}
+    forms |= {"--no-verify": onnx} if no_verify else {}
+    forms |= {"--copy-weights": ("components", "step")} if copy_weights else {}
     forms |= {"--layout": ("components",)} if layout != "diffrt" else {}
     for option in (name for name, allowed in forms.items() if form not in allowed):
         raise InvalidArgument(f"{option} belongs to --form {' or '.join(forms[option])}: leave it out for {form}")
@@ -317,6 +320,21 @@ def export(
                 size=size,
                 attention="ort" if attention == "auto" else attention,
                 **_single_options(single),
+                **of_checkpoint,
+                force=force,
+                progress=say,
+            )
+            return
+        if form == "step":
+            from exporters import step as step_exporter
+
+            step_exporter.export(
+                source,
+                dest,
+                revision=revision,
+                attention=attention,
+                static=size,
+                copy_weights=copy_weights,
                 **of_checkpoint,
                 force=force,
                 progress=say,

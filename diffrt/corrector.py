@@ -8,7 +8,7 @@ import numpy as np
 
 from diffrt.guidance import F32, Model
 from diffrt.noise import Stream, randn
-from diffrt.schedulers import Scheduler, Table
+from diffrt.schedulers import Table
 
 
 @runtime_checkable
@@ -19,15 +19,13 @@ class Corrector(Protocol):
 
 
 def corrections(
-    scheduler: Scheduler, table: Table, model: Model, streams: Sequence[Stream]
-) -> Callable[[int, F32], F32] | None:
-    """What corrects x [B,C,h,w] before row i of the scheduler's table; None where it corrects nothing.
+    scheduler: Corrector, table: Table, streams: Sequence[Stream], model: Model
+) -> Callable[[int, F32], F32]:
+    """What corrects x [B,C,h,w] before row i of the scheduler's table.
 
     The size of a step goes with norms, of which the reference takes the mean over the batch. Here they are each
     picture's own: none depends on those that it is drawn with.
     """
-    if not isinstance(scheduler, Corrector):
-        return None
 
     def correct(i: int, x: F32) -> F32:
         for _ in range(scheduler.correct_steps):

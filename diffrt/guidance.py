@@ -7,6 +7,7 @@ every row of the table: 1 outside of an interval of the run, or what CFG++ makes
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,9 @@ def guide(
     """
     if negative is None:
         return lambda x, t, row: model(x, t, conditions)
-    everything = {name: joined(name, negative[name], array) for name, array in conditions.items()}
-    batch = len(next(iter(negative.values())))
-    count = len(next(iter(conditions.values()))) // batch
-    scales = np.broadcast_to(np.asarray(scale, np.float32), (count, batch))[..., None, None, None]
+    everything, scales = together(conditions, negative, scale)
+    count = len(scales)
+    scales = scales[..., None, None, None]
 
     def guided(x: F32, t: float, row: int) -> F32:
         factor = 1.0 if factors is None else factors[row]
@@ -58,6 +58,51 @@ def guide(
         return rescaled(m, told[0], rescale) if rescale else m
 
     return guided
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Guidance in numbers: what is evaluated, and how a picture's output is made of it."""
+
+    conditions: Conditions  # [N,...]
+    pictures: NDArray[np.int64]  # [N] of which picture each evaluation is
+    weights: F32  # [B,N] m of a picture is the sum of what the evaluations give, times these
+
+
+def mixtures(
+    conditions: Conditions,
+    negative: Conditions | None,
+    scale: float | F32,
+    batch: int,
+    factors: Sequence[float | None] | None = None,
+) -> Callable[[int], Mixture]:
+    """Of each row of the table, for B pictures, what `guide` says: m(nothing) (1 - scale) + m(prompt) scale."""
+    own = np.arange(batch)
+    alone = Mixture(conditions, own, np.eye(batch, dtype=np.float32))
+    if negative is None:
+        return lambda row: alone
+    everything, scales = together(conditions, negative, scale)
+    pictures = np.tile(own, 1 + len(scales))
+
+    def mixture(row: int) -> Mixture:
+        factor = 1.0 if factors is None else factors[row]
+        if factor is None:
+            return alone
+        shares = np.concatenate([1 - factor * scales.sum(axis=0, keepdims=True), factor * scales])  # [1+K,B]
+        weights = np.where(own[:, None] == pictures, shares.reshape(-1), 0)
+        return Mixture(everything, pictures, weights.astype(np.float32))
+
+    return mixture
+
+
+def together(
+    conditions: Conditions, negative: Conditions, scale: float | F32
+) -> tuple[Conditions, F32]:  # [(1+K)*B,...], [K,B]
+    """What goes through the model as one batch, the negative first, and the scale of each condition."""
+    everything = {name: joined(name, negative[name], array) for name, array in conditions.items()}
+    batch = len(next(iter(negative.values())))
+    count = len(next(iter(conditions.values()))) // batch
+    return everything, np.broadcast_to(np.asarray(scale, np.float32), (count, batch))
 
 
 def joined(name: str, negative: NDArray[Any], positive: NDArray[Any]) -> NDArray[Any]:

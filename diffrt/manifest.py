@@ -15,6 +15,7 @@ from diffrt.strict import Misfit, list_of, matching, optional, record, whole
 FORMAT = 1
 MANIFEST = "diffrt.json"
 IMAGE_ENCODER = "image_encoder"  # the component that says in place of a text encoder what is to be drawn
+STEP = "step"  # the component that is the denoiser with guidance and a row of a table around it, where there is one
 
 
 @dataclass(frozen=True)

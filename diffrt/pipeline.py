@@ -14,11 +14,12 @@ from diffrt.components.image_encoder import ImageEncoder
 from diffrt.components.pixels import Pixels
 from diffrt.components.safety import NAME as SAFETY
 from diffrt.components.safety import SafetyChecker
+from diffrt.components.step import StepGraph
 from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Step
-from diffrt.errors import BundleError, InvalidArgument, nearest
-from diffrt.manifest import IMAGE_ENCODER
+from diffrt.errors import BundleError, InvalidArgument, ProviderError, nearest
+from diffrt.manifest import IMAGE_ENCODER, STEP
 from diffrt.request import F32
 from diffrt.schedulers import Scheduler, from_config
 from diffrt.session import chosen, require
@@ -29,6 +30,7 @@ from diffrt.tasks.shared import EMBEDS, Output, Parts, whole_chunks
 BUNDLES = {"emoji": Path(__file__).parent / "bundles" / "emoji"}  # shipped with the package
 MEMORY = {"keep": 128 * 128, "low": 64 * 64}  # and the latent pixels above which the autoencoder works in tiles
 LOAD = ("full", "fast")
+LOOP = ("auto", "host", "step")
 NEEDS = {
     "text_to_image": "a prompt alone",
     "image_to_image": "an image and no mask_image",
@@ -69,6 +71,7 @@ def load(
     provider: str = "cpu",
     memory: str = "keep",
     load: str = "full",
+    loop: str = "auto",
     safety_checker: bool | None = True,
 ) -> "Pipeline":
     """A pipeline from the name of a bundle, the path of one, or its id on the Hugging Face Hub, org/name.
@@ -83,6 +86,10 @@ def load(
     load is "full", or "fast": weights are used where they lie in the bundle's files, instead of copied into the order
     that kernels like best. A full-size model is then ready in a fifth of the time, and draws more slowly.
 
+    loop is what runs the sampler's steps: "host", arrays of NumPy around the denoiser; "step", a bundle's step graph,
+    whose state stays on the device; or "auto", the step graph where there is one, the provider prefers it and it does
+    what is asked. It does neither inpainting, guidance_rescale, dynamic thresholding nor a learned variance.
+
     safety_checker is None, or False, to leave out the one that a bundle has. It makes pictures black, and says which.
 
     Raises BundleError for a bundle that is missing or damaged, and for a raw checkpoint, which must be exported
@@ -94,6 +101,7 @@ def load(
         provider=provider,
         memory=memory,
         load=load,
+        loop=loop,
         name=name,
         safety_checker=safety_checker,
     )
@@ -112,6 +120,7 @@ class Pipeline:
         provider: str = "cpu",
         memory: str = "keep",
         load: str = "full",
+        loop: str = "auto",
         name: str | None = None,
         safety_checker: bool | None = True,
     ) -> None:
@@ -120,6 +129,8 @@ class Pipeline:
             raise InvalidArgument(f"unknown memory {memory!r}: {nearest(str(memory), MEMORY)}")
         if load not in LOAD:
             raise InvalidArgument(f"unknown load {load!r}: {nearest(str(load), LOAD)}")
+        if loop not in LOOP:
+            raise InvalidArgument(f"unknown loop {loop!r}: {nearest(str(loop), LOOP)}")
         self.bundle = bundle
         self.provider = replace(chosen(provider, bundle.precision), fast_load=load == "fast")
         require(self.provider)
@@ -128,9 +139,15 @@ class Pipeline:
         self.scheduler = from_config(bundle.json(SCHEDULER_CONFIG), bundle.manifest.defaults.scheduler)
         preview, components = bundle.manifest.preview, bundle.manifest.components
         pixels = Pixels(bundle.manifest.latents.get("low", -1))
+        denoiser = Denoiser(bundle, self.provider)
+        stepping = loop == "step" or (loop == "auto" and self.provider.step and STEP in components)
+        if loop == "step" and STEP not in components:
+            raise BundleError(f"{bundle.root} has no step graph: diffrt export {bundle.root} DEST --form step")
+        if loop == "step" and not self.provider.device:
+            raise ProviderError(f"provider {self.provider.name!r} keeps no state of a loop: load with loop='host'")
         self._parts = Parts(
             text_encoder=TextEncoders(bundle, self.provider) if bundle.manifest.tokenizers else None,
-            denoiser=Denoiser(bundle, self.provider),
+            denoiser=denoiser,
             encoder=Encoder(bundle, self.provider, MEMORY[memory]) if "vae_encoder" in components else None,
             decoder=Decoder(bundle, self.provider, MEMORY[memory]) if "vae_decoder" in components else pixels,
             colours=(preview["matrix"], preview["bias"]) if preview else None,
@@ -139,6 +156,8 @@ class Pipeline:
             safety=SafetyChecker(bundle, self.provider) if safety_checker and SAFETY in components else None,
             low_res_scheduler=from_config(bundle.json(LOW_RES)) if "upscale" in bundle.manifest.tasks else None,
             image_encoder=ImageEncoder(bundle, self.provider) if IMAGE_ENCODER in components else None,
+            step=StepGraph(bundle, self.provider, denoiser) if stepping else None,
+            step_only=loop == "step",
         )
 
     @property

@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 from diffrt.bundle import WEIGHTS, Bundle
 from diffrt.engines import library
 from diffrt.folders import building, publish
-from diffrt.manifest import Variant
+from diffrt.manifest import STEP, Variant
 from diffrt.providers import Provider
 
 
@@ -82,7 +82,9 @@ def forget(bundle: Bundle, provider: Provider) -> Iterator[str]:
 
 def _variants(bundle: Bundle, provider: Provider) -> list[Variant]:
     size = bundle.manifest.defaults.height, bundle.manifest.defaults.width
-    return [bundle.variant(name, provider.attention, size) for name in bundle.manifest.components]
+    names = set(bundle.manifest.components)
+    idle = bundle.manifest.denoiser if provider.step and STEP in names else STEP
+    return [bundle.variant(name, provider.attention, size) for name in bundle.manifest.components if name != idle]
 
 
 @cache

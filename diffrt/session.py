@@ -1,13 +1,14 @@
 """The one door to what runs graphs: a graph opened on one provider, arrays in and arrays out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffrt.engines import library, open_vino
+from diffrt.engines import Held, Holder, library, open_vino
 from diffrt.errors import BundleError, InvalidArgument, NumericalError, ProviderError
 from diffrt.providers import PROVIDERS, Provider
 from diffrt.providers import provider as provider_of
@@ -54,22 +55,27 @@ class Session:
         arena: bool = True,
         brief: bool = False,
         prepared: Path | None = None,
+        held: bool = False,
     ) -> None:
         """Raises ProviderError where the provider is missing or refuses the graph, BundleError for a bad graph.
 
         `arena` keeps working memory between runs: for a graph that runs at every step. A `brief` session
         is for a few runs: it leaves the layout of weights as it is, loads faster in less memory, and runs slower.
-        `prepared` is the folder where the graph is kept as the provider runs it: see diffrt.prepared.
+        `prepared` is the folder where the graph is kept as the provider runs it: see diffrt.prepared. A `held` session
+        is for `hold` alone.
         """
         require(provider)
         self.name, self._precision = component or graph.name, precision
         try:
-            self._engine = library(provider).open_graph(graph, provider, arena=arena, brief=brief, prepared=prepared)
+            self._engine = library(provider).open_graph(
+                graph, provider, arena=arena, brief=brief, prepared=prepared, held=held
+            )
         except ProviderError as error:
             raise ProviderError(f"{self.name}: {error}") from None
         except Exception as error:  # the libraries' exceptions have no common base of their own
             raise BundleError(f"{self.name}: {graph.name} cannot be loaded: {_line(error)}") from None
         self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
+        self._free: dict[tuple[Any, ...], list[Held]] = {}
 
     def run(self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """One evaluation, of all outputs or of those wanted. Raises InvalidArgument for feeds that do not fit,
@@ -82,14 +88,39 @@ class Session:
             raise ProviderError(f"{self.name} failed: {_line(error)}") from None
         outputs: Arrays = dict(zip(names, arrays, strict=True))
         for output, array in outputs.items():
-            if not np.isfinite(array.sum(dtype=np.float64)):
-                fix = (
-                    "its inputs or weights are damaged: try another seed, then diffrt verify"
-                    if self._precision == "fp32"
-                    else "export again, which measures what overflows, or with --precision fp32"
-                )
-                raise NumericalError(f"{self.name} ({self._precision}) gave NaN or infinity in {output}: {fix}")
+            self._finite(output, array)
         return outputs
+
+    @contextmanager
+    def hold(self, feeds: Mapping[str, NDArray[Any]], state: str, after: str) -> Iterator["Places"]:
+        """Places on the provider's device for all inputs, filled with the feeds, until the end of a run. `state` is the
+        input that the output `after` replaces in each evaluation.
+
+        No two runs share them while both are held. Those that are free again serve the next run of the same shapes,
+        which then finds what CUDA has captured of it. Raises InvalidArgument for feeds that do not fit.
+        """
+        self._check(feeds)
+        assert isinstance(self._engine, Holder), "only providers with a device hold a state"
+        free = self._free.setdefault(tuple((name, array.shape) for name, array in sorted(feeds.items())), [])
+        if free:
+            held = free.pop()
+            for name, array in feeds.items():
+                held.put(name, array)
+        else:
+            held = self._engine.hold(feeds, state, after)
+        try:
+            yield Places(self, held, feeds, after)
+        finally:
+            free.append(held)
+
+    def _finite(self, output: str, array: NDArray[Any]) -> None:
+        if not np.isfinite(array.sum(dtype=np.float64)):
+            fix = (
+                "its inputs or weights are damaged: try another seed, then diffrt verify"
+                if self._precision == "fp32"
+                else "export again, which measures what overflows, or with --precision fp32"
+            )
+            raise NumericalError(f"{self.name} ({self._precision}) gave NaN or infinity in {output}: {fix}")
 
     def _check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         if set(feeds) != set(self.inputs):
@@ -104,6 +135,36 @@ class Session:
                 raise InvalidArgument(
                     f"{self.name}: {name} is {array.dtype} {list(array.shape)}; it must be {dtype} {list(shape)}"
                 )
+
+
+class Places:
+    """The inputs and the state of one run: see Session.hold."""
+
+    def __init__(self, session: Session, held: Held, feeds: Mapping[str, NDArray[Any]], after: str) -> None:
+        self._session, self._held, self._after = session, held, after
+        self._shapes = {name: (array.dtype, array.shape) for name, array in feeds.items()}
+
+    def put(self, **feeds: NDArray[Any]) -> None:
+        """What these inputs are from now on."""
+        for name, array in feeds.items():
+            assert (array.dtype, array.shape) == self._shapes[name], name
+            self._held.put(name, array)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name][1]
+
+    def run(self) -> None:
+        """One evaluation, of which the state is left."""
+        try:
+            self._held.run()
+        except Exception as error:
+            raise ProviderError(f"{self._session.name} failed: {_line(error)}") from None
+
+    def state(self) -> NDArray[Any]:
+        """A copy. Raises NumericalError for NaN or infinity."""
+        array = self._held.state()
+        self._session._finite(self._after, array)
+        return array
 
 
 def _line(error: Exception) -> str:

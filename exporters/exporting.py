@@ -23,7 +23,8 @@ from diffrt.stable_diffusion import tokenizer_entry
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .conversion import convert
-from .files import copy_texts, file_entries
+from .entries import file_entries
+from .files import copy_texts
 from .hub import find
 from .int8.quantizing import quantize_components
 from .lowering import CHOICES, lower

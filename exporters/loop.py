@@ -26,6 +26,7 @@ from onnx_ir.passes.common import NameFixPass
 from diffrt.errors import ExportError
 
 from .nodes import BOOL, FLOAT, INT64, Nodes, ints, value
+from .row import prediction, weighted
 
 
 def loop(
@@ -109,12 +110,10 @@ class Body(Nodes):
         if spread is not None:
             m, v = self.do("Split", m, axis=1, num_outputs=2, outputs=2)
             z = self.do("Mul", z, self.do("Where", row["calls"], self.width(v, spread), np.float32(1)))
-        y = self.do("Add", self.do("Mul", now, row["p"]), self.do("Mul", m, row["q"]))
-        y = self.do("Clip", y, self.do("Neg", fixed[0]), fixed[0])
+        y = prediction(self.do, now, m, row["p"], row["q"], fixed[0])
         if len(fixed) > 1:
             y = self.thresholded(y, fixed[1], len(x.shape or ()))
-        terms = self.do("Concat", self.slots, *(self.do("Unsqueeze", each, ints(0)) for each in (y, m, z)), axis=0)
-        flat = self.do("MatMul", row["W"], self.do("Reshape", terms, ints(0, -1)))
+        flat = weighted(self.do, row["W"], self.slots, y, m, z)
         after = self.do("Reshape", flat, self.do("Shape", self.slots))
         if kept:
             after = self.put_back(after, *kept)

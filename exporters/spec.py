@@ -90,7 +90,7 @@ class Family:
     t5: Mapping[str, int] = field(default_factory=dict)  # text encoders whose tokenizer is T5's -> tokens of a prompt
     bert: tuple[str, ...] = ()  # text encoders whose tokenizer is BERT's
     classes: Callable[[Mapping[str, Any], Mapping[str, Config]], tuple[str, ...]] = lambda index, configs: ()
-    forms: tuple[str, ...] = ("components",)
+    forms: tuple[str, ...] = ("components", "step")
     layouts: tuple[str, ...] = ("diffrt",)
     even_sigmas: bool = False  # as in the manifest
     strength_rounds_up: bool = False  # as in the manifest

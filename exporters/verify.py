@@ -32,7 +32,8 @@ from diffrt.providers import PROVIDERS
 from diffrt.verify import TILE
 
 from .checkpoint import Checkpoint
-from .files import file_entry
+from .entries import file_entry
+from .figures import compare, passed
 from .spec import Component
 from .worker import GUIDANCE, SEED, STEPS, check, eager, noise_for, spoken, starting, time_of
 
@@ -70,17 +71,6 @@ def fit_preview(
         job = {"side": "preview", "component": "vae", "bundle": str(folder), "files": files}
         fit = load_file(run_worker(job | {"factor": latents["scale_factor"]}, Path(scratch)))
     return {key: fit[key].astype(float).round(6).tolist() for key in ("matrix", "bias")}
-
-
-def measure(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Largest absolute error, relative L2 error and cosine, in float64."""
-    a, b = got.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
-    size_a, size_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
-    return {
-        "max_abs": float(np.abs(a - b).max()),
-        "relative_l2": float(np.linalg.norm(a - b) / max(size_b, 1e-30)),
-        "cosine": float(a @ b / max(size_a * size_b, 1e-30)),
-    }
 
 
 def psnr(got: np.ndarray, expected: np.ndarray) -> float:
@@ -197,16 +187,6 @@ def certify(
     )
 
 
-def passed(component: str, file: str, worst: dict[str, float], allowed: float) -> dict[str, float]:
-    """A graph's line of the certificate, or ExportError."""
-    if not worst["relative_l2"] <= allowed:
-        raise ExportError(
-            f"{component}: {file} differs from eager PyTorch by {worst['relative_l2']:.2g} relative L2; "
-            f"allowed: {allowed:.2g}"
-        )
-    return worst | {"tolerance": allowed}
-
-
 def versions() -> dict[str, str]:
     """The program's, Python's and those of the installed packages that could change a number."""
     found = {"diffrt": __version__, "python": platform.python_version()}
@@ -214,12 +194,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def compare(prefix: str, got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
-    """The figures of the worst output of one graph."""
-    rows = [measure(got[key], array) for key, array in expected.items() if key.startswith(prefix)]
-    return max(rows, key=lambda row: row["relative_l2"])
 
 
 def picture_figures(got: np.ndarray, expected: np.ndarray, precision: str, manifest: Manifest) -> dict[str, Any]:

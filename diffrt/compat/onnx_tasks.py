@@ -7,7 +7,7 @@ import numpy as np
 
 from diffrt import noise
 from diffrt.brownian import row_noise
-from diffrt.denoise import Step, denoise, start
+from diffrt.denoise import Step, start
 from diffrt.errors import InvalidArgument
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler
@@ -17,7 +17,7 @@ from diffrt.tasks.shared import (
     encode_pictures,
     encode_words,
     finish,
-    guided_model,
+    steps,
     telling,
     unit_noise,
     whole_run,
@@ -40,9 +40,8 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
     latents = encode_pictures(request.image, request, parts, streams)
     parts.done(parts.encoder)
     x = scheduler.add_noise(latents, noise.randn(streams, request.latent_shape), begin)
-    model = guided_model(parts.denoiser, words, request, table)
     draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
-    for step in denoise(table, model, x, draw, parts.colours):
+    for step in steps(table, words, request, parts, x, draw):
         yield step
     return finish(request, parts, scheduler, words, step.latents)
 
@@ -61,8 +60,8 @@ def inpaint(
     latents = encode_pictures(rest, request, parts, streams)
     parts.done(parts.encoder)
     beside = np.concatenate([mask.repeat(len(z), axis=0), latents], axis=1)
-    model = guided_model(telling(parts.denoiser, beside), words, request, table)
+    model = telling(parts.denoiser, beside)
     draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
-    for step in denoise(table, model, start(table, z), draw, parts.colours):
+    for step in steps(table, words, request, parts, start(table, z), draw, model):
         yield step
     return finish(request, parts, scheduler, words, step.latents)

@@ -30,10 +30,13 @@ class Denoiser:
         sigma, x is unscaled and t is sigma: see diffrt/levels.py."""
         time = "sigma" if self.takes_sigma else "timestep"
         feeds = {"sample": x, time: np.full(len(x), t, np.float32), **conditions}
+        return self._graph.run(feeds, self.size(x, conditions))
+
+    def size(self, x: NDArray[np.float32], conditions: Conditions) -> tuple[int, int] | None:
+        """The (height, width) in pixels of graphs that fit: those of a fixed size are for prompts of one chunk."""
         height, width = (side * self.factor for side in x.shape[2:])
-        # graphs of a fixed size are for prompts of one chunk
         fits = all(conditions[name].ndim == 2 or conditions[name].shape[1] == n for name, n in self._chunk.items())
-        return self._graph.run(feeds, (height, width) if fits else None)
+        return (height, width) if fits else None
 
     def close(self) -> None:
         self._graph.close()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,36 @@ class Engine(Protocol):
         """The wanted outputs. Raises what the library raises."""
 
 
+class Held(Protocol):
+    """One run's state, which every evaluation replaces, and all else that a graph reads, in one place from run to run.
+    Arrays go in and come out as copies."""
+
+    def put(self, name: str, array: NDArray[Any]) -> None:
+        """What an input is from now on, of the shape and dtype that it has."""
+
+    def run(self) -> None:
+        """One evaluation. Raises what the library raises."""
+
+    def state(self) -> NDArray[Any]: ...
+
+
+@runtime_checkable
+class Holder(Protocol):
+    """A graph ready to run, of a library that can hold a state."""
+
+    def hold(self, feeds: Mapping[str, NDArray[Any]], state: str, after: str) -> Held:
+        """`state` is the input that the output `after`, of its shape, replaces."""
+
+
 class Library(Protocol):
     """What each of the files has."""
 
     def require(self, provider: Provider) -> None:
         """ProviderError where the provider is not installed."""
 
-    def open_graph(self, graph: Path, provider: Provider, *, arena: bool, brief: bool, prepared: Path | None) -> Engine:
+    def open_graph(
+        self, graph: Path, provider: Provider, *, arena: bool, brief: bool, prepared: Path | None, held: bool
+    ) -> Engine:
         """As Session says. Raises what the library raises for a graph that it does not take."""
 
     def prepare(self, graph: Path, provider: Provider, folder: Path) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import ctypes
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,15 +41,25 @@ def require(provider: Provider) -> None:
     if provider.runtime_name not in here:
         raise ProviderError(
             f"provider {provider.name!r} is not installed: this onnxruntime has {', '.join(here)}; "
-            f"pip install 'diffrt[{provider.extra}]'"
+            f"pip uninstall onnxruntime, then pip install 'diffrt[{provider.extra}]'"
         )
 
 
 class OnnxRuntime:
     def __init__(
-        self, graph: Path, provider: Provider, *, arena: bool, brief: bool, prepared: Path | None = None
+        self,
+        graph: Path,
+        provider: Provider,
+        *,
+        arena: bool,
+        brief: bool,
+        prepared: Path | None = None,
+        held: bool = False,
     ) -> None:
         ort = runtime()
+        if provider.preload:
+            with contextlib.redirect_stdout(None):  # what it misses, it prints; what then fails, raises
+                ort.preload_dlls()
         options = _options(ort)
         options.enable_mem_pattern = False  # sizes change from call to call: patterns only held memory
         options.enable_cpu_mem_arena = arena
@@ -63,7 +74,7 @@ class OnnxRuntime:
         self._session = ort.InferenceSession(
             str(prepared / OPTIMISED if prepared else graph),
             options,
-            providers=[(provider.runtime_name, dict(provider.options))],
+            providers=[(provider.runtime_name, {**provider.options, **(provider.held if held else {})})],
         )
         self._session.disable_fallback()  # to the CPU, silently
         if self._session.get_providers()[0] != provider.runtime_name:
@@ -74,13 +85,61 @@ class OnnxRuntime:
         _give_back()
         self.inputs = {i.name: (DTYPES.get(i.type), tuple(i.shape)) for i in self._session.get_inputs()}
         self.outputs = [o.name for o in self._session.get_outputs()]
-        self._options = ort.RunOptions()
-        self._options.log_severity_level = SILENT
+        self._options = _run_options(ort)
+        self._device = provider.device
+        self._graphs = count(1)  # the numbers of what CUDA has captured, one for each set of places
         if arena and provider.shrink:  # 0.3 GB less beside the autoencoder
             self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", provider.shrink)
 
     def run(self, wanted: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         return self._session.run(list(wanted), dict(feeds), self._options)
+
+    def hold(self, feeds: Mapping[str, NDArray[Any]], state: str, after: str) -> "Held":
+        return Held(self._session, self._device, self._graphs, feeds, state, after)
+
+
+class Held:
+    """The state has two places, which evaluations read and write by turns: none writes what it reads, and nothing of
+    the caller's is ever bound. As a captured CUDA graph has its addresses in it, each turn is captured for itself."""
+
+    def __init__(
+        self,
+        session: Any,
+        device: str,
+        graphs: Iterator[int],
+        feeds: Mapping[str, NDArray[Any]],
+        state: str,
+        after: str,
+    ) -> None:
+        ort = runtime()
+        self._session, self._state, self._turn = session, state, 0
+
+        def place(like: NDArray[Any]) -> Any:
+            return ort.OrtValue.ortvalue_from_shape_and_type(list(like.shape), like.dtype.type, device, 0)
+
+        self._places = {name: place(array) for name, array in feeds.items() if name != state}
+        self._states = place(feeds[state]), place(feeds[state])
+        self._turns = []
+        for before, then in (self._states, self._states[::-1]):
+            binding, options = session.io_binding(), _run_options(ort)
+            for name, value in {**self._places, state: before}.items():
+                binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(after, then)
+            options.add_run_config_entry("gpu_graph_id", str(next(graphs)))
+            self._turns.append((binding, options))
+        for name, array in feeds.items():
+            self.put(name, array)
+
+    def put(self, name: str, array: NDArray[Any]) -> None:
+        place = self._states[self._turn] if name == self._state else self._places[name]
+        place.update_inplace(array)
+
+    def run(self) -> None:
+        self._session.run_with_iobinding(*self._turns[self._turn])
+        self._turn = 1 - self._turn
+
+    def state(self) -> NDArray[Any]:
+        return self._states[self._turn].numpy().copy()  # on the CPU it is the place itself
 
 
 open_graph = OnnxRuntime
@@ -101,6 +160,12 @@ def version() -> str:
 
 def _options(ort: ModuleType) -> Any:
     options = ort.SessionOptions()
+    options.log_severity_level = SILENT
+    return options
+
+
+def _run_options(ort: ModuleType) -> Any:
+    options = ort.RunOptions()
     options.log_severity_level = SILENT
     return options
 

@@ -42,7 +42,14 @@ def computes_in_bf16(device: str = "CPU") -> bool:
 
 class OpenVino:
     def __init__(
-        self, graph: Path, provider: Provider, *, arena: bool, brief: bool, prepared: Path | None = None
+        self,
+        graph: Path,
+        provider: Provider,
+        *,
+        arena: bool,
+        brief: bool,
+        prepared: Path | None = None,
+        held: bool = False,
     ) -> None:
         options = dict(provider.options) | ({"CACHE_DIR": str(prepared)} if prepared else {})
         with _plainly():

@@ -1,13 +1,14 @@
 """From noise alone, of a prompt, of a picture, of a class or of nothing: the whole story on a page."""
 
 from collections.abc import Generator
+from functools import partial
 
 from diffrt.brownian import row_noise
-from diffrt.corrector import corrections
-from diffrt.denoise import Step, denoise, start
+from diffrt.corrector import Corrector, corrections
+from diffrt.denoise import Step, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
-from diffrt.tasks.shared import Output, Parts, encode_words, finish, guided_model, unit_noise, whole_run
+from diffrt.tasks.shared import Output, Parts, encode_words, finish, steps, unit_noise, whole_run
 
 
 def from_noise(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[Step, None, Output]:
@@ -18,10 +19,11 @@ def from_noise(request: Request, scheduler: Scheduler, parts: Parts) -> Generato
     streams = request.streams()
     z = unit_noise(request, streams)
 
-    model = guided_model(parts.denoiser, words, request, table)
     x = start(table, z)
     draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
-    correct = corrections(scheduler, table, model, streams)
-    for step in denoise(table, model, x, draw, parts.colours, correct=correct):
+    correct = None
+    if isinstance(scheduler, Corrector):
+        correct = partial(corrections, scheduler, table, streams)
+    for step in steps(table, words, request, parts, x, draw, correcting=correct):
         yield step
     return finish(request, parts, scheduler, words, step.latents)

@@ -4,8 +4,7 @@ arXiv:2108.01073, algorithm 1). A model may be told of its depth beside (Rombach
 from collections.abc import Generator
 
 from diffrt.brownian import row_noise
-from diffrt.denoise import Step, denoise, start
-from diffrt.guidance import Conditioned
+from diffrt.denoise import Step, start
 from diffrt.request import Request
 from diffrt.schedulers import Scheduler
 from diffrt.tasks.shared import (
@@ -14,8 +13,8 @@ from diffrt.tasks.shared import (
     encode_pictures,
     encode_words,
     finish,
-    guided_model,
     partial_table,
+    steps,
     telling,
     unit_noise,
 )
@@ -38,12 +37,11 @@ def image_to_image(request: Request, scheduler: Scheduler, parts: Parts) -> Gene
         x = latents  # as noisy as they are to be where the run goes on from another one
         if request.denoising_start is None:
             x = start(table, unit_noise(request, streams), latents)
-        told: Conditioned = parts.denoiser
+        model = None
         if request.depth is not None:
-            told = telling(parts.denoiser, request.depth.repeat(len(x) // len(request.depth), axis=0))
-        model = guided_model(told, words, request, table)
+            model = telling(parts.denoiser, request.depth.repeat(len(x) // len(request.depth), axis=0))
         draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
-        for step in denoise(table, model, x, draw, parts.colours):
+        for step in steps(table, words, request, parts, x, draw, model):
             yield step
         latents = step.latents
     return finish(request, parts, scheduler, words, latents)

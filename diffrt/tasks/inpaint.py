@@ -11,9 +11,8 @@ import numpy as np
 
 from diffrt import noise
 from diffrt.brownian import row_noise
-from diffrt.denoise import Step, denoise, noised, start
+from diffrt.denoise import Step, noised, start
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import Conditioned
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
 from diffrt.tasks.shared import (
@@ -22,8 +21,8 @@ from diffrt.tasks.shared import (
     encode_pictures,
     encode_words,
     finish,
-    guided_model,
     partial_table,
+    steps,
     telling,
     unit_noise,
 )
@@ -33,8 +32,8 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
     """Yield every step, return the output."""
     table = partial_table(scheduler, request)
     if table is None:
-        steps = request.num_inference_steps
-        raise InvalidArgument(f"strength {request.strength:g} of {steps} steps leaves none: give more of either")
+        n = request.num_inference_steps
+        raise InvalidArgument(f"strength {request.strength:g} of {n} steps leaves none: give more of either")
     words = encode_words(request, parts)
 
     image, mask = request.image, request.mask
@@ -53,17 +52,15 @@ def inpaint(request: Request, scheduler: Scheduler, parts: Parts) -> Generator[S
 
     small = mask[:, :, :: parts.denoiser.factor, :: parts.denoiser.factor]  # [1 or P,1,h,w]
     small = small.repeat(len(z) // len(small), axis=0)
-    model: Conditioned = parts.denoiser
-    settle = None
+    model = settle = None
     if rest is not None:
         model = telling(parts.denoiser, np.concatenate([small, rest], axis=1))
     elif original is not None:
         settle = put_back(table, original, small, z)
 
-    guided = guided_model(model, words, request, table)
     x = start(table, z, original if request.strength < 1 else None)
     draw = row_noise(table, streams, request.seeds, request.rng, request.latent_shape)
-    for step in denoise(table, guided, x, draw, parts.colours, settle):
+    for step in steps(table, words, request, parts, x, draw, model, settle):
         yield step
     return finish(request, parts, scheduler, words, step.latents)
 

@@ -1,7 +1,7 @@
 """What every task has in common: the parts of a model, the words at its start and the pictures at its end."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,11 +14,13 @@ from diffrt.components.denoiser import Denoiser
 from diffrt.components.image_encoder import ImageEncoder
 from diffrt.components.pixels import Pixels
 from diffrt.components.safety import SafetyChecker
+from diffrt.components.step import StepGraph
 from diffrt.components.text_encoder import TextEncoders
 from diffrt.components.vae import Decoder, Encoder
-from diffrt.denoise import Colours
+from diffrt.denoise import Colours, Settle, Step, denoise
+from diffrt.denoise_held import denoise_held, misfit
 from diffrt.errors import InvalidArgument
-from diffrt.guidance import Conditioned, Conditions, Model, factors, guide
+from diffrt.guidance import Conditioned, Conditions, Model, factors, guide, mixtures
 from diffrt.levels import of_levels
 from diffrt.prompting import MOST_CHUNKS, Text
 from diffrt.request import F32, Request
@@ -47,11 +49,13 @@ class Parts:
     safety: SafetyChecker | None = None
     image_encoder: ImageEncoder | None = None  # in place of the text encoder
     low_res_scheduler: Scheduler | None = None  # how noisy a picture becomes that the denoiser is told of
+    step: StepGraph | None = None  # None: the loop is over the denoiser
+    step_only: bool = False  # what it does not do is an error, and not left to the denoiser
 
     @property
     def _each(self) -> tuple[Part | None, ...]:
         encoders = (self.text_encoder, self.image_encoder, self.encoder)
-        return (*encoders, self.denoiser, self.decoder, self.safety)
+        return (*encoders, self.denoiser, self.step, self.decoder, self.safety)
 
     @property
     def all(self) -> tuple[Part, ...]:
@@ -151,11 +155,41 @@ def _seen(request: Request, parts: Parts, encoder: ImageEncoder) -> Words:
     return Words(said, np.ones((1, len(request.seen)), np.float32), negative if request.guided else None, 1, [])
 
 
+def steps(
+    table: Table,
+    words: Words,
+    request: Request,
+    parts: Parts,
+    x: F32,
+    noise: Callable[[int], F32],
+    model: Conditioned | None = None,
+    settle: Settle | None = None,
+    correcting: Callable[[Model], Settle] | None = None,
+) -> Iterator[Step]:
+    """The run, over the step graph where there is one that does all of it, else over the denoiser, or over `model` in
+    its place. `correcting` makes of what is evaluated what corrects x; the rest is as in diffrt.denoise.denoise."""
+    if parts.step is not None:
+        beyond = misfit(table) or ("guidance_rescale" if request.guided and request.guidance_rescale else "")
+        beyond = "inpainting" if model is not None or settle is not None else beyond
+        beyond = "correction" if correcting is not None else beyond
+        if not beyond:
+            conditions, negative, scale = words.each(request)
+            mixture = mixtures(conditions, negative, scale, len(x), _factors(request, table))
+            return denoise_held(table, parts.step, mixture, x, noise, parts.colours)
+        if parts.step_only:
+            raise InvalidArgument(f"the step graph does no {beyond}: load with loop='auto' or 'host'")
+    guided = guided_model(model or parts.denoiser, words, request, table)
+    return denoise(table, guided, x, noise, parts.colours, settle, correcting(guided) if correcting else None)
+
+
 def guided_model(model: Conditioned, words: Words, request: Request, table: Table) -> Model:
     """What the run evaluates: the model told of the words, as closely guided as asked in each row of the table."""
-    by_row = factors(table, request.guidance_interval, request.cfg_plus_plus) if request.guided else None
-    guided = guide(model, *words.each(request), by_row, request.guidance_rescale)
+    guided = guide(model, *words.each(request), _factors(request, table), request.guidance_rescale)
     return of_levels(guided, table) if request.takes_sigma else guided
+
+
+def _factors(request: Request, table: Table) -> list[float | None] | None:
+    return factors(table, request.guidance_interval, request.cfg_plus_plus) if request.guided else None
 
 
 def telling(denoiser: Denoiser, beside: F32) -> Conditioned:
@@ -243,6 +277,7 @@ def partial_table(scheduler: Scheduler, request: Request) -> Table | None:
 
 def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, latents: F32) -> Output:
     parts.done(parts.denoiser)
+    parts.done(parts.step)
     images: Any = latents
     flags: list[bool] | None = None
     if request.output_type != "latent":

@@ -39,7 +39,7 @@ STABLE_DIFFUSION = Family(
     title="Stable Diffusion 1.x, 2.x, inpainting; LCM",
     tested="pictures and components against diffusers 0.42.1, at full size with random weights",
     all_tasks=("text_to_image", "image_to_image", "inpaint"),
-    forms=("components", "single", "stablehlo"),
+    forms=("components", "step", "single", "stablehlo"),
     tasks=tasks,
     parts={
         "text_encoder": ("CLIPTextModel",),

@@ -4,10 +4,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,10 +13,10 @@ from onnx_ir.passes.common import NameFixPass
 
 from diffrt import hub, pipeline, schedulers
 from diffrt.bundle import Bundle
-from diffrt.errors import HubError, InvalidArgument, nearest
+from diffrt.errors import InvalidArgument, nearest
 from diffrt.folders import Say, building, check_free, publish
-from diffrt.manifest import MANIFEST
 
+from ..bundled import opened
 from ..lowering import LOWERINGS
 from .describe import describe, metadata
 from .graph import SEGMENT, assemble
@@ -83,8 +81,11 @@ def export(
     if size is not None:
         check_size(size, 8)
     check_free(target, RECORD, force)
-    of_checkpoint = {"precision": precision, "prediction_type": prediction_type, "verify": verify}
-    with opened(source, revision, target, of_checkpoint, progress) as bundle, building(target) as folder:
+    asked = {"precision": precision, "prediction_type": prediction_type}
+    with (
+        opened(source, revision, target, asked, progress, verify=verify, attention="portable") as bundle,
+        building(target) as folder,
+    ):
         manifest = bundle.manifest
         if task not in manifest.tasks:
             can = [each.replace("_", "-") for each in manifest.tasks if each in TASKS]
@@ -124,37 +125,6 @@ def check_size(size: tuple[int, int], multiple: int) -> None:
     height, width = size
     if min(size) <= 0 or height % multiple or width % multiple:
         raise InvalidArgument(f"size {height}x{width}: height and width must be multiples of {multiple}")
-
-
-@contextmanager
-def opened(
-    source: str | os.PathLike[str], revision: str | None, target: Path, options: Mapping[str, Any], say: Say
-) -> Iterator[Bundle]:
-    """The bundle; of a checkpoint, one that is made for the time being."""
-    folder = bundle_folder(source, revision)
-    if folder is not None:
-        if options["precision"] != "fp32" or options["prediction_type"] is not None:
-            raise InvalidArgument(f"{source} is a bundle: its precision and its prediction type are what they are")
-        yield Bundle.open(folder)
-        return
-    from ..exporting import export as export_components  # needs torch
-
-    with building(target, "bundle-") as aside:
-        made = export_components(
-            source, aside / "bundle", revision=revision, attention="portable", progress=say, **options
-        )
-        yield Bundle.open(made)
-
-
-def bundle_folder(source: str | os.PathLike[str], revision: str | None) -> Path | None:
-    """None of a checkpoint."""
-    if hub.is_id(source):
-        index = "model_index.json"
-        repo = hub.open_repo(str(source), revision, index, lambda _: HubError(f"{source} has no {index}"))
-        return hub.fetch(str(source), revision) if MANIFEST in repo.names else None
-    if str(source) in pipeline.BUNDLES or (Path(source) / MANIFEST).is_file():
-        return pipeline.find(source, revision)
-    return None
 
 
 def read(

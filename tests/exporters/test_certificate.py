@@ -7,7 +7,8 @@ import exporters
 from diffrt.errors import ExportError
 from diffrt.manifest import TensorSpec
 from exporters import spec
-from exporters.verify import measure, psnr
+from exporters.figures import measure
+from exporters.verify import psnr
 from exporters.worker import SEED, advance, starting
 
 

@@ -7,7 +7,7 @@ import pytest
 import exporters
 from diffrt.bundle import Bundle
 from diffrt.errors import CheckpointError, InvalidArgument
-from exporters.files import file_entries
+from exporters.entries import file_entries
 from exporters.hub import choose, no_checkpoint
 from tests.hub_server import Client, etag, one_line, read_folder, serving
 

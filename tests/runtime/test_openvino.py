@@ -70,7 +70,7 @@ def test_without_openvino_the_error_says_what_to_install():
     code = (
         "import sys; sys.modules['openvino'] = None\n"
         "from diffrt.session import available, chosen\n"
-        "assert available() == {'cpu': True, 'openvino': False, 'openvino-fp32': False}\n"
+        "assert available() == {'cpu': True, 'openvino': False, 'openvino-fp32': False, 'cuda': False}\n"
         "assert chosen('auto', 'fp32').name == 'cpu'\n"
         "from diffrt.cli import run; print(run(['generate', 'a', '--provider', 'openvino', '-o', 'x.png']))"
     )
