@@ -172,6 +172,7 @@ def steps(
         beyond = misfit(table) or ("guidance_rescale" if request.guided and request.guidance_rescale else "")
         beyond = "inpainting" if model is not None or settle is not None else beyond
         beyond = "correction" if correcting is not None else beyond
+        beyond = "denoiser that is told sigma" if request.takes_sigma else beyond
         if not beyond:
             conditions, negative, scale = words.each(request)
             mixture = mixtures(conditions, negative, scale, len(x), _factors(request, table))

@@ -28,6 +28,7 @@ SCORE_SDE = Family(
     title="Score SDE of exploding variance: NCSN++",
     tested="pictures and components against diffusers 0.42.1",
     all_tasks=("unconditional",),
+    forms=("components",),  # corrections are steps of their own
     tasks=lambda configs: ("unconditional",),
     parts={"unet": ("UNet2DModel",)},
     skipped=(),

@@ -12,6 +12,7 @@ import exporters
 from diffrt.errors import InvalidArgument
 from tests.checkpoints import SCHEDULER, VAE
 from tests.conftest import kept
+from tests.exporters.steps import assert_steps_draw_the_same
 from tests.exporters.test_pictures import assert_same
 
 TRANSFORMER = {
@@ -81,3 +82,7 @@ def test_a_larger_grid_than_it_was_trained_on(pair):
 def test_what_is_asked_of_it(pair, arguments, says):
     with pytest.raises(InvalidArgument, match=says):
         pair[0](**arguments)
+
+
+def test_its_step_graph(folder, tmp_path):
+    assert_steps_draw_the_same(folder / "bundle", tmp_path, class_labels=[2, 0], guidance_scale=4.0)

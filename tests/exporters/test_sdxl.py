@@ -12,6 +12,7 @@ import exporters
 from diffrt.errors import InvalidArgument
 from tests.checkpoints import SCHEDULER, VAE, write_tokenizer
 from tests.conftest import kept
+from tests.exporters.steps import assert_steps_draw_the_same
 from tests.exporters.test_pictures import assert_same
 
 UNET = {
@@ -183,3 +184,7 @@ def test_a_name_that_is_none(base):
 def test_models_that_are_told_no_sizes():
     with pytest.raises(InvalidArgument, match="told of no sizes"):
         diffrt.load("emoji")("a red apple", original_size=(9, 9))
+
+
+def test_its_step_graph(folder, tmp_path):
+    assert_steps_draw_the_same(folder / "base-bundle", tmp_path, **PROMPT, guidance_scale=5.0)

@@ -23,6 +23,7 @@ from diffrt.errors import InvalidArgument
 from diffrt.stable_diffusion import tokenizer_entry
 from tests.checkpoints import VAE, write_tokenizer
 from tests.conftest import kept
+from tests.exporters.steps import assert_steps_draw_the_same
 from tests.exporters.test_pictures import assert_same
 
 TEXT = {
@@ -180,3 +181,7 @@ def test_t5_tokens(text, tmp_path):
     tokens = tokenizer([text])
     np.testing.assert_array_equal(tokens.ids[0], expected)
     assert bool(tokens.truncated[0]) == (len(reference(text).input_ids) > 30)
+
+
+def test_its_step_graph(pair, tmp_path):
+    assert_steps_draw_the_same(pair[0].bundle.root, tmp_path, PROMPT, guidance_scale=4.0)

@@ -9,6 +9,7 @@ import diffrt
 import exporters
 from diffrt.errors import InvalidArgument
 from tests.conftest import kept
+from tests.exporters.steps import assert_steps_draw_the_same
 
 UNET = {
     "sample_size": 16, "block_out_channels": (16, 32, 32), "norm_num_groups": 8, "layers_per_block": 1,
@@ -76,3 +77,7 @@ def test_what_is_asked_of_it(folder):
         pipe.embed("a red apple")
     with pytest.raises(InvalidArgument, match="num_images_per_prompt"):
         diffrt.load("emoji")("a red apple", batch_size=2)
+
+
+def test_its_step_graph(folder, tmp_path):
+    assert_steps_draw_the_same(folder / "bundle", tmp_path, batch_size=2)
