@@ -250,8 +250,8 @@ class Trained(Scheduler):
         return vp_marginal(self.abar(), t)
 
 
-class DiscreteTime(Trained):
-    """Abstract. With a schedule of betas, and times between them."""
+class Betas(Trained):
+    """Abstract. With a schedule of betas."""
 
     # The last abar under rescale_betas_zero_snr: not quite 0 where sigma / alpha must be finite.
     terminal_abar: ClassVar[float] = 2.0**-24
@@ -260,13 +260,21 @@ class DiscreteTime(Trained):
     beta_end: float = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     trained_betas: tuple[float, ...] | None = None
-    timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
-    steps_offset: int = 0
+
+    def schedule(self) -> tuple:
+        """What betas_of and alphas_cumprod take."""
+        return self.num_train_timesteps, self.beta_start, self.beta_end, self.beta_schedule, self.trained_betas
 
     def abar(self) -> np.ndarray:  # [T] f32
-        betas = self.beta_start, self.beta_end, self.beta_schedule, self.trained_betas
         terminal = self.terminal_abar if getattr(self, "rescale_betas_zero_snr", False) else None
-        return alphas_cumprod(self.num_train_timesteps, *betas, terminal)
+        return alphas_cumprod(*self.schedule(), terminal)
+
+
+class DiscreteTime(Betas):
+    """Abstract. With times that are spaced over the training's."""
+
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
+    steps_offset: int = 0
 
     def times(self, n: int, timesteps: np.ndarray | None = None) -> np.ndarray:  # [n] f64
         """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded. Or those
@@ -280,10 +288,15 @@ class DiscreteTime(Trained):
             return timesteps
         return spaced(self.timestep_spacing, n, self.num_train_timesteps, self.steps_offset)
 
-    def strided_grid(self, n: int, set_alpha_to_one: bool) -> Grid:
-        """VP steps from each time to the time one fixed stride before it, wherever the next step starts."""
+
+class Strided(DiscreteTime):
+    """Abstract. VP steps from each time to the time one fixed stride before it, wherever the next step starts."""
+
+    set_alpha_to_one: bool = True
+
+    def grid(self, n: int) -> Grid:
         abar, times, stride = self.abar(), np.round(self.times(n)), self.num_train_timesteps // n
-        at, to = ([training_node(abar, t, set_alpha_to_one) for t in ends] for ends in (times, times - stride))
+        at, to = ([training_node(abar, t, self.set_alpha_to_one) for t in ends] for ends in (times, times - stride))
         return Grid(tuple(at), tuple(to))
 
 
@@ -303,6 +316,9 @@ class Exploding(DiscreteTime):
     """Abstract. In x = x0 + sigma eps."""
 
     exploding: ClassVar[bool] = True
+
+    def grid(self, n: int) -> Grid:
+        return self.sigma_grid(self.times(n))
 
     def sigma_grid(self, times: np.ndarray, rounded: bool = True, whole: bool = False) -> Grid:
         """Through the levels of these times, or as many re-spaced ones, to 0. `rounded`: times are read in float32;

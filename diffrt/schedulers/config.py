@@ -53,24 +53,15 @@ class Respacing:
 # Inclusive limits of numeric keys, wherever they occur.
 LIMITS = {
     "num_train_timesteps": (1, math.inf),
-    "steps_offset": (0, math.inf),
     "original_inference_steps": (1, math.inf),
-    "shift": (1e-6, math.inf),
     "shift_terminal": (0, 1 - 1e-6),
-    "s_noise": (0, math.inf),
-    "eta": (0, 1),
-    "sigma_data": (1e-6, math.inf),
-    "rho": (1e-6, math.inf),
-    "clip_sample_range": (1e-6, math.inf),
-    "dynamic_thresholding_ratio": (0, 1),
-    "sample_max_value": (1e-6, math.inf),
+    "flow_shift": (1e-6, 1e6),
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
-    "noise_sampler_seed": (0, math.inf),
-    "snr_shift_scale": (1e-6, math.inf),
-    "scaler": (1e-6, math.inf),
-    "s": (0, math.inf),
-    "flow_shift": (1e-6, 1e6),
+    **dict.fromkeys(("eta", "dynamic_thresholding_ratio"), (0, 1)),
+    **dict.fromkeys(("steps_offset", "s_noise", "noise_sampler_seed", "s"), (0, math.inf)),
+    **dict.fromkeys(("shift", "sigma_data", "rho", "snr_shift_scale", "scaler"), (1e-6, math.inf)),
+    **dict.fromkeys(("clip_sample_range", "sample_max_value"), (1e-6, math.inf)),
 }
 
 

@@ -8,6 +8,7 @@ with var, or beta, or what the network says in its place (Nichol & Dhariwal 2021
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,8 +18,9 @@ from diffrt.schedulers.base import Classic, Scheduler, Trained
 from diffrt.schedulers.betas import alphas_cumprod, betas_of, linspace
 from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node, whole
+from diffrt.schedulers.onestep import one_step
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Form, Rows, Table
 
 SPREADS: dict[str, Literal["variance", "range"]] = {"learned": "variance", "learned_range": "range"}
 
@@ -145,13 +147,11 @@ class DDPMWuerstchenScheduler(Scheduler):
         return Grid.through(nodes)
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0, _ = predict("epsilon", at, rows.x, rows.m)
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             q = Posterior.between(at, to)
-            x_next = q.a * rows.y + q.b * rows.x + (math.sqrt(q.var) if to.t > 0 else 0) * rows.z
-            rows.add(k, at, y=x0, x0=x0, then=[x_next])
-        return rows.table(grid)
+            return q.a * y + q.b * x + (math.sqrt(q.var) if to.t > 0 else 0) * z
+
+        return one_step(grid, partial(predict, "epsilon"), move)
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         abar = self.abar(t)

@@ -43,9 +43,9 @@ class DPMSolverSinglestepScheduler(DPMSolver):
     def _build(self, grid: Grid, orders: list[int]) -> Table:
         rows = Rows("x", *("base", "y1", "y2")[: self.solver_order if self.solver_order > 1 else 0])
         x, base, *past = rows.slots if self.solver_order > 1 else (rows.x, rows.x)
-        nodes = grid.distinct().at
+        nodes, integrand = grid.distinct().at, self.integrand(self.data, self.thresholding)
         for k, (at, to) in enumerate(grid):
-            x0, reads, y = self.predictions(rows, at, self.data, self.thresholding)
+            x0, reads, y = integrand.at(at, rows)
             order = min(orders[k], k + 1)
             start = x if order == 1 else base
             group = nodes[k - order + 1 : k + 1]

@@ -105,7 +105,7 @@ class Grid:
     def distinct(self) -> "Grid":
         """Itself, where no level repeats (the last step may stand still): multistep methods divide by gaps."""
         levels = self.sigmas[:-1]
-        repeats = np.flatnonzero(np.diff(levels) * np.sign(levels[-1] - levels[0]) <= 0)
+        repeats = np.flatnonzero(np.diff(levels) * (1 if levels[-1] > levels[0] else -1) <= 0)
         if len(repeats):
             raise InvalidArgument(
                 f"{len(self)} steps visit the noise level at t = {self.at[repeats[0] + 1].t:g} twice: "

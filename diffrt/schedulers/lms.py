@@ -4,10 +4,10 @@ on a non-uniform grid (Hairer, Norsett & Wanner, Solving Ordinary Differential E
 from typing import Any, Literal
 
 import numpy as np
-from numpy.polynomial import Polynomial, polynomial
 
 from diffrt.schedulers.base import Exploding
 from diffrt.schedulers.config import Respacing
+from diffrt.schedulers.exponential import lagrange
 from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table, combined
@@ -19,9 +19,6 @@ class LMSDiscreteScheduler(Respacing, Exploding):
     """Order 4 in past noise predictions, rising from order 1 at the start."""
 
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-
-    def grid(self, n: int) -> Grid:
-        return self.sigma_grid(self.times(n))
 
     def build(self, grid: Grid) -> Table:
         rows = Rows("x", *(f"y{j}" for j in range(1, ORDER)))
@@ -46,10 +43,4 @@ def adams(nodes: np.ndarray, to: float) -> list[float]:
     In u = (sigma - nodes[0]) / h every root is <= 0 and the interval is [0, 1], so that no digits cancel.
     """
     h = to - nodes[0]
-    u = (nodes - nodes[0]) / h
-    weights = []
-    for j in range(len(u)):
-        roots = np.delete(u, j)
-        lagrange = Polynomial(polynomial.polyfromroots(roots)) / np.prod(u[j] - roots)
-        weights.append(float(h * lagrange.integ()(1.0)))
-    return weights
+    return [float(weight) for weight in h * lagrange((nodes - nodes[0]) / h) @ (1 / np.arange(1, len(nodes) + 1))]

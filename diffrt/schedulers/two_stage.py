@@ -12,6 +12,7 @@ Image-to-image: the reference leaves out evaluations in pairs, which are steps; 
 """
 
 import math
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.euler import ancestral
 from diffrt.schedulers.grid import Grid, Node, time_of, ve_node
+from diffrt.schedulers.onestep import Read
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Path, Rows, Table
 
@@ -50,18 +52,23 @@ class HeunDiscreteScheduler(TwoStage):
         return self.sigma_grid(self.times(n, timesteps))
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x", "half")  # half: x after half a step of the first slope
-        x, half = rows.slots
-        for k, (at, to) in enumerate(grid):
-            step = to.sigma - at.sigma
-            x0, _ = predict(self.prediction_type, at, x, rows.m)
-            slope = (x - rows.y) / at.sigma
-            rows.add(k, at, y=x0, x0=x0, then=[x + step * slope, x + step / 2 * slope])
-            if to.sigma:
-                x0, _ = predict(self.prediction_type, to, x, rows.m)
-                slope = (x - rows.y) / to.sigma
-                rows.add(k, to, y=x0, x0=x0, then=[half + step / 2 * slope, half])
-        return rows.table(grid, **self.shape())
+        return heun(grid, partial(predict, self.prediction_type), **self.shape())
+
+
+def heun(grid: Grid, read: Read, **how: Any) -> Table:
+    """Of VE nodes, or of a flow's, whose slope dx/dsigma = eps - x0 is the same of x and x0."""
+    rows = Rows("x", "half")  # half: x after half a step of the first slope
+    x, half = rows.slots
+    for k, (at, to) in enumerate(grid):
+        step = to.sigma - at.sigma
+        x0, _ = read(at, x, rows.m)
+        slope = (x - rows.y) / at.sigma
+        rows.add(k, at, y=x0, x0=x0, then=[x + step * slope, x + step / 2 * slope if to.sigma else 0 * x])
+        if to.sigma:
+            x0, _ = read(to, x, rows.m)
+            slope = (x - rows.y) / to.sigma
+            rows.add(k, to, y=x0, x0=x0, then=[half + step / 2 * slope, 0 * x])
+    return rows.table(grid, **how)
 
 
 class KDPM2(TwoStage):
