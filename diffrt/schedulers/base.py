@@ -39,6 +39,7 @@ class Scheduler(ABC):
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
+        KNOWN_KEYS.update(f.name for f in fields(cls))
 
     def __new__(cls, **given: Any) -> Self:
         # Which keys were given is part of a config: as in diffusers, a key left at its default here becomes the
@@ -231,9 +232,6 @@ def descending(name: str, values: Sequence[float]) -> np.ndarray:  # [n] f64
 class Trained(Scheduler):
     """Abstract. A scheduler of a model trained on num_train_timesteps discrete noise levels."""
 
-    # The convention of its latents: x = x0 + sigma eps where True, alpha^2 + sigma^2 = 1 where False.
-    exploding: ClassVar[bool] = False
-
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
@@ -245,8 +243,6 @@ class Trained(Scheduler):
         """The cumulative products of the training schedule."""
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.exploding:
-            return ve_marginal(self.abar(), t, log=self.respacing() is not None)
         return vp_marginal(self.abar(), t)
 
 
@@ -315,7 +311,8 @@ class Classic(DiscreteTime):
 class Exploding(DiscreteTime):
     """Abstract. In x = x0 + sigma eps."""
 
-    exploding: ClassVar[bool] = True
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return ve_marginal(self.abar(), t, log=self.respacing() is not None)
 
     def grid(self, n: int) -> Grid:
         return self.sigma_grid(self.times(n))

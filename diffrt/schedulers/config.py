@@ -9,22 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from diffrt.schedulers.grid import RESPACINGS
 
-# Every key of diffusers' continuous schedulers, and two of 2022's (the last): harmless to a class that lacks it,
-# so that a config saved by one scheduler loads into another.
-KNOWN_KEYS = frozenset(
-    """
-    algorithm_type base_image_seq_len base_shift beta_end beta_max beta_min beta_schedule beta_start
-    clip_denoised clip_sample clip_sample_range correct_steps corrector_order disable_corrector
-    dynamic_thresholding_ratio eta euler_at_final final_sigmas_type flow_shift interpolation_type invert_sigmas
-    lambda_min_clipped lower_order_final max_image_seq_len max_shift noise_sampler_seed num_train_timesteps
-    original_inference_steps predict_x0 prediction_type predictor_order rescale_betas_zero_snr rho s s_noise
-    sample_max_value sampling_eps scale_factors scaler set_alpha_to_one shift shift_terminal sigma_data
-    sigma_max sigma_min sigma_schedule skip_prk_steps snr snr_shift_scale solver_order solver_p solver_type
-    steps_offset stochastic_sampling tau_func thresholding time_shift_type timestep_scaling timestep_spacing
-    s_churn s_max s_min timestep_type trained_betas upscale_mode use_beta_sigmas use_dynamic_shifting
-    use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type tensor_format timestep_values
-    """.split()  # noqa: SIM905
-)
+# Keys that any class loads, and carries where it has no use for them, so that a config saved by one scheduler loads
+# into another: those of every class, which adds its own when it is defined, and a few that no class here has.
+KNOWN_KEYS = {"s_churn", "s_max", "s_min", "tensor_format", "timestep_values"}
 
 
 # --- keys that go together: a class takes them by deriving from their group ---------------------------------

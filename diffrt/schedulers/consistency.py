@@ -16,7 +16,7 @@ from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import Scheduler, Trained
 from diffrt.schedulers.betas import alphas_cumprod, f32, linspace
 from diffrt.schedulers.config import allows
-from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node
+from diffrt.schedulers.grid import Custom, Grid, Node, karras, training_node, vp_node
 from diffrt.schedulers.onestep import one_step, resampled
 from diffrt.schedulers.table import Form, Table
 
@@ -57,8 +57,7 @@ class CMStochasticIterativeScheduler(Scheduler):
         counted = np.arange(n)[::-1] * ((last + 1) // n) if timesteps is None else np.trunc(timesteps)
         if counted[0] > last:
             raise InvalidArgument(f"timestep {counted[0]:g} is beyond the last, {last}")
-        high, low = (end ** (1 / self.rho) for end in (self.sigma_max, self.sigma_min))
-        sigmas = (high + counted[::-1] / last * (low - high)) ** self.rho  # arXiv:2206.00364 eq. 5
+        sigmas = karras(self.sigma_min, self.sigma_max, last + 1, self.rho)[counted[::-1].astype(int)]
         nodes = [
             Node(t, 1.0, sigma, 1 / math.hypot(sigma, self.sigma_data))
             for t, sigma in zip((TIME * np.log(sigmas)).tolist(), sigmas.astype(f32).tolist(), strict=True)

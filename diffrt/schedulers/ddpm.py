@@ -55,16 +55,16 @@ class Posterior:
 
 
 def ancestral(
-    grid: Grid, prediction_type: str, variance_type: str, betas: Sequence[float | None]
-) -> Rows:  # betas: [n], None where a step leaves out training steps
-    """The rows of a run; y = x0. A step from training time 0 adds no noise."""
-    rows = Rows("x")
+    scheduler: "DDPM | UnCLIPScheduler", grid: Grid, betas: Sequence[float | None]
+) -> Table:  # betas: [n], None where a step leaves out training steps
+    """y = x0. A step from training time 0 adds no noise."""
+    rows, kind = Rows("x"), scheduler.variance_type
     for k, (at, to) in enumerate(grid):
-        x0, _ = predict(prediction_type, at, rows.x, rows.m)
+        x0, _ = predict(scheduler.prediction_type, at, rows.x, rows.m)
         q = Posterior.between(at, to, betas[k])
-        x_next = q.a * rows.y + q.b * rows.x + (q.std(variance_type) if at.t > 0 else 0) * rows.z
-        rows.add(k, at, y=x0, x0=x0, then=[x_next], log_std=q.log_std(variance_type))
-    return rows
+        x_next = q.a * rows.y + q.b * rows.x + (q.std(kind) if at.t > 0 else 0) * rows.z
+        rows.add(k, at, y=x0, x0=x0, then=[x_next], log_std=q.log_std(kind))
+    return rows.table(grid, **scheduler.shape(), spread=SPREADS.get(kind))
 
 
 class DDPM(Thresholding, Classic):
@@ -81,8 +81,7 @@ class DDPM(Thresholding, Classic):
         return Grid.through([training_node(self.abar(), t, True) for t in (*times, -1)])
 
     def build(self, grid: Grid) -> Table:
-        rows = ancestral(grid, self.prediction_type, self.variance_type, [None] * len(grid))
-        return rows.table(grid, **self.shape(), spread=SPREADS.get(self.variance_type))
+        return ancestral(self, grid, [None] * len(grid))
 
 
 class DDPMScheduler(DDPM):
@@ -116,9 +115,7 @@ class UnCLIPScheduler(Trained):
 
     def build(self, grid: Grid) -> Table:
         train = betas_of(self.num_train_timesteps, 0, 0, self.beta_schedule)
-        betas = [float(train[int(at.t)]) if to.t == at.t - 1 else None for at, to in grid]
-        rows = ancestral(grid, self.prediction_type, self.variance_type, betas)
-        return rows.table(grid, **self.shape(), spread=SPREADS.get(self.variance_type))
+        return ancestral(self, grid, [float(train[int(at.t)]) if to.t == at.t - 1 else None for at, to in grid])
 
 
 class DDPMWuerstchenScheduler(Scheduler):

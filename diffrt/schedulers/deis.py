@@ -6,7 +6,7 @@ whose integral against d rho = rho d log rho is closed form (exponential.py).
 
 from typing import ClassVar, Literal
 
-from diffrt.schedulers.exponential import adams
+from diffrt.schedulers.exponential import multistep
 from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.solver import Solver
 from diffrt.schedulers.table import Table
@@ -31,4 +31,4 @@ class DEISMultistepScheduler(Solver):
 
     def build(self, grid: Grid) -> Table:
         integrand, orders = self.integrand(False, self.thresholding), self.multistep_orders(grid, self.solver_order)
-        return adams(grid, integrand, orders, memory=self.solver_order - 1, **self.shape())
+        return multistep(grid, integrand, orders, memory=self.solver_order - 1, **self.shape())

@@ -14,9 +14,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from diffrt.errors import InvalidArgument
-from diffrt.schedulers.exponential import coefficients
-from diffrt.schedulers.grid import Node
 from diffrt.schedulers.solver import Solver
 
 
@@ -47,21 +44,17 @@ class DPMSolver(Solver):
         return self.algorithm_type.endswith("++")
 
     @property
-    def sde(self) -> bool:
-        """Whether it adds noise."""
-        return self.algorithm_type.startswith("sde")
+    def tau(self) -> float:
+        """The scale of its noise."""
+        return 1.0 if self.algorithm_type.startswith("sde") else 0.0
 
-    def advance(self, x: np.ndarray, z: np.ndarray, at: Node, to: Node, d: Sequence[np.ndarray]) -> np.ndarray:
-        """x' of the formula, with as many differences d as its order."""
-        h = to.lam - at.lam
-        h = 0.0 if -1e-5 < h < 1e-9 else h  # a last step from sigma_min to sigma_min, up to float32
-        if h < 0 and self.sde:
-            raise InvalidArgument(
-                f"{self.algorithm_type} cannot step up, from sigma = {at.sigma:g} to {to.sigma:g}: "
-                "take fewer steps, or set final_sigmas_type to zero"
-            )
-        c, a, k, b = coefficients(at, to, h, self.data, 1.0 if self.sde else 0.0)
-        return c * x - a * sum(phi * term for phi, term in zip(self._phi(-k * h, len(d)), d, strict=True)) + b * z
+    def weigh(self, lams: Sequence[float], start: float, end: float, k: float) -> np.ndarray:  # [n]
+        """The formula's sum, negative, as weights of the outputs made at as many lams as the order."""
+        return self.integral(differences(np.eye(len(lams)), lams, end - start), end - start, k)
+
+    def integral(self, d: Sequence[np.ndarray], h: float, k: float) -> np.ndarray:
+        """The same of as many differences d."""
+        return -sum(phi * term for phi, term in zip(self._phi(-k * h, len(d)), d, strict=True))
 
     def _phi(self, k: float, order: int) -> list[float]:
         """phi_1 = exp(k) - 1, phi_2 = phi_1 / k - 1, phi_3 = (phi_1 - k) / k^2 - 1/2; all 0 at k = 0."""
@@ -76,7 +69,7 @@ class DPMSolver(Solver):
         return [phi_1, phi_2, phi_3 + 1 if self.algorithm_type == "sde-dpmsolver++" else phi_3]
 
 
-def differences(y: Sequence[np.ndarray], lams: Sequence[float], h: float) -> list[np.ndarray]:
+def differences(y: Sequence[np.ndarray] | np.ndarray, lams: Sequence[float], h: float) -> list[np.ndarray]:
     """D0, D1, D2, one for each lambda, of predictions y made at lams: D0 = y[0], D1 = h y' at lams[0], and
     D2 = h^2 y'' / 2, by divided differences."""
     if len(lams) == 1:

@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-from diffrt.schedulers.dpm import DPMSolver, differences
-from diffrt.schedulers.exponential import Integrand
+from diffrt.schedulers.dpm import DPMSolver
+from diffrt.schedulers.exponential import Integrand, multistep
 from diffrt.schedulers.grid import Custom, Grid
 from diffrt.schedulers.onestep import Read
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Table
 
 
 class Multistep(DPMSolver):
@@ -26,17 +26,10 @@ class Multistep(DPMSolver):
     def build_with(self, grid: Grid, read: Read) -> Table:
         """The method for a network that is read another way."""
         integrand = Integrand(read, self.data, self.thresholding)
-        rows = Rows("x", *(f"y{j}" for j in range(1, self.solver_order)))
-        x, *past = rows.slots
-        lams = [node.lam for node in grid.distinct().at]
         ends_at_one = self.euler_at_final or grid.to[-1].sigma == 0  # only order 1 steps to zero noise
         orders = self.multistep_orders(grid, self.solver_order, ends_at_one)
-        for k, (at, to) in enumerate(grid):
-            x0, reads, y = integrand.at(at, rows)
-            d = differences([y, *past], lams[k::-1][: orders[k]], to.lam - at.lam)
-            x_next = self.advance(x, rows.z, at, to, d)
-            rows.add(k, at, y=reads, x0=x0, then=[x_next, y, *past][: self.solver_order])
-        return rows.table(grid, **self.shape())
+        memory = self.solver_order - 1
+        return multistep(grid, integrand, orders, None, memory, self.weigh, lambda at: self.tau, **self.shape())
 
 
 class DPMSolverMultistepScheduler(Multistep):
@@ -61,7 +54,7 @@ class DPMSolverMultistepInverseScheduler(Multistep):
 
     def problems(self) -> Iterable[str]:
         yield from super().problems()
-        if self.sde:
+        if self.tau:
             yield f"{self.algorithm_type} adds noise of its own: an inversion needs dpmsolver++ or dpmsolver"
         if self.use_flow_sigmas:
             yield "inversion has no flow levels: set use_flow_sigmas to False"

@@ -10,7 +10,7 @@ which is to say that m is minus the v of x0 / d. With prediction_type "v_predict
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -106,11 +106,9 @@ class EDMMultistep(Preconditioned):
         last = self.sigma_min if self.final_sigmas_type == "sigma_min" else 0.0
         return self.through(self.levels(n, linspace(0, 1, n)), last)
 
-    def solve(self, grid: Grid, algorithm_type: str, *more: str) -> Table:
-        """The solver with this class's keys, `more` of them where a class has more."""
-        shared = ("solver_order", "solver_type", "lower_order_final", "euler_at_final", "final_sigmas_type", *more)
-        keys: dict[str, Any] = {key: getattr(self, key) for key in shared}
-        solver = DPMSolverMultistepScheduler(algorithm_type=algorithm_type, **keys)  # type: ignore[arg-type]
+    def solve(self, grid: Grid, algorithm_type: str) -> Table:
+        """The solver with this class's keys."""
+        solver = DPMSolverMultistepScheduler.from_config({**vars(self), "algorithm_type": algorithm_type})
         return solver.build_with(grid, self.read)
 
 
@@ -127,8 +125,7 @@ class EDMDPMSolverMultistepScheduler(Thresholding, EDMMultistep):
             yield "sde-dpmsolver++ has no order 3 here: set solver_order to 2"
 
     def build(self, grid: Grid) -> Table:
-        shaping = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
-        return self.solve(grid, self.algorithm_type, *shaping)
+        return self.solve(grid, self.algorithm_type)
 
 
 class CosineDPMSolverMultistepScheduler(EDMMultistep):

@@ -21,11 +21,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.polynomial import polynomial
 
+from diffrt.errors import InvalidArgument
 from diffrt.schedulers.grid import Grid, Node
 from diffrt.schedulers.onestep import Read
 from diffrt.schedulers.table import Form, Rows, Table, combined
 
 Half = Literal["bh1", "bh2"] | None
+Weigh = Callable[[Sequence[float], float, float, float], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -47,49 +49,26 @@ class Integrand:
         return x0, eps, rows.y
 
 
-def coefficients(at: Node, to: Node, h: float, data: bool, tau: float) -> tuple[float, float, float, float]:
+def gap(at: Node, to: Node) -> float:
+    """h; 0 where a step from sigma_min to sigma_min is one but for float32."""
+    h = to.lam - at.lam
+    return 0.0 if -1e-5 < h < 1e-9 else h
+
+
+def coefficients(at: Node, to: Node, data: bool, tau: float) -> tuple[float, float, float, float]:
     """(c, a, k, b) of the table above."""
+    h = gap(at, to)
+    if h < 0 and tau:
+        raise InvalidArgument(
+            f"a method that adds noise cannot step up, from sigma = {at.sigma:g} to {to.sigma:g}: "
+            "take fewer steps, or set final_sigmas_type to zero"
+        )
     if data:
         spent = tau**2 * h if tau else 0.0  # h may be infinite
         noise = to.sigma * math.sqrt(-math.expm1(-2 * spent))
         return to.sigma / at.sigma * math.exp(-spent), to.alpha, 1 + tau**2, noise
     noise = tau * to.sigma * math.sqrt(math.expm1(2 * h)) if tau else 0.0
     return to.alpha / at.alpha, (1 + tau**2) * to.sigma, -1, noise
-
-
-def adams(
-    grid: Grid,
-    integrand: Integrand,
-    predictor: Sequence[int],
-    corrector: Sequence[int] | None = None,
-    memory: int = 0,
-    half: Half = None,
-    tau: Callable[[Node], float] = lambda at: 0.0,
-    **how: Any,
-) -> Table:
-    """The table of an Adams method that remembers so many past outputs.
-
-    `predictor` is the order of each step. `corrector` [n], where there is one, is that of the step once more when the
-    output at its end is known; 0 leaves it as it is. It goes with the same draw, and costs no evaluation.
-    """
-    # ahead: where the step before leads by the outputs that were there. The newest one corrects it.
-    names = [] if corrector is None else ["ahead"]
-    rows = Rows("x", *names, *(f"y{j}" for j in range(1, memory + 1)))
-    lams, newest = [node.lam for node in grid.distinct().at], 0.0
-    for k, (at, to) in enumerate(grid):
-        x0, reads, y = integrand.at(at, rows)
-        x = rows.slots[1] + newest * y if newest else rows.x
-        outputs = (y, *rows.slots[1 + len(names) :])
-        c, a, rate, b = coefficients(at, to, to.lam - at.lam, integrand.data, tau(at))
-        moved = c * x + b * rows.z
-        x_next = moved + a * combined(weights(lams[k::-1][: predictor[k]], at.lam, to.lam, rate, half), outputs)
-        newest, ahead = 0.0, 0 * x
-        if corrector is not None and corrector[k]:
-            first, *others = weights(lams[k + 1 :: -1][: corrector[k]], at.lam, to.lam, rate, half)
-            newest, ahead = a * first, moved + a * combined(others, outputs)
-        then = [x_next, ahead, *outputs] if names else [x_next, *outputs]
-        rows.add(k, at, y=reads, x0=x0, then=then[: len(rows.slots)])
-    return rows.table(grid, **how)
 
 
 def weights(lams: Sequence[float], start: float, end: float, k: float, half: Half = None) -> list[float]:
@@ -127,3 +106,40 @@ def moments(z: float, count: int) -> np.ndarray:  # [count] f64
     for i in range(1, count):
         values.append(1 - i / z * values[-1])
     return np.array(values)
+
+
+def multistep(
+    grid: Grid,
+    integrand: Integrand,
+    predictor: Sequence[int],
+    corrector: Sequence[int] | None = None,
+    memory: int = 0,
+    weigh: Weigh = weights,
+    tau: Callable[[Node], float] = lambda at: 0.0,
+    **how: Any,
+) -> Table:
+    """The table of a method that remembers so many past outputs.
+
+    `predictor` is the order of each step. `corrector` [n], where there is one, is that of the step once more when the
+    output at its end is known; 0 leaves it as it is. It goes with the same draw, and costs no evaluation. `weigh` is
+    `weights`, or what stands for it.
+    """
+    # ahead: where the step before leads by the outputs that were there. The newest one corrects it.
+    names = [] if corrector is None else ["ahead"]
+    rows = Rows("x", *names, *(f"y{j}" for j in range(1, memory + 1)))
+    lams, newest = [node.lam for node in grid.distinct().at], 0.0
+    for k, (at, to) in enumerate(grid):
+        x0, reads, y = integrand.at(at, rows)
+        x = rows.slots[1] + newest * y if newest else rows.x
+        outputs = (y, *rows.slots[1 + len(names) :])
+        c, a, rate, b = coefficients(at, to, integrand.data, tau(at))
+        end = to.lam if gap(at, to) else at.lam
+        moved = c * x + b * rows.z
+        x_next = moved + a * combined(weigh(lams[k::-1][: predictor[k]], at.lam, end, rate), outputs)
+        newest, ahead = 0.0, 0 * x
+        if corrector is not None and corrector[k]:
+            first, *others = weigh(lams[k + 1 :: -1][: corrector[k]], at.lam, end, rate)
+            newest, ahead = a * first, moved + a * combined(others, outputs)
+        then = [x_next, ahead, *outputs] if names else [x_next, *outputs]
+        rows.add(k, at, y=reads, x0=x0, then=then[: len(rows.slots)])
+    return rows.table(grid, **how)

@@ -5,9 +5,10 @@ noise of a step is integrated exactly, and the corrector of a step goes with the
 """
 
 import math
+from functools import partial
 from typing import ClassVar, Literal
 
-from diffrt.schedulers.exponential import Half, adams
+from diffrt.schedulers.exponential import multistep, weights
 from diffrt.schedulers.grid import Grid, Node
 from diffrt.schedulers.solver import Solver
 from diffrt.schedulers.table import Table
@@ -45,5 +46,5 @@ class SASolverScheduler(Solver):
         corrector = [min(self.corrector_order, k + 2, left[k] + 1) for k in range(n - 1)]
         integrand = self.integrand(data, self.thresholding)
         memory = max(self.predictor_order - 1, self.corrector_order - 2)
-        half: Half = "bh1" if data else None
-        return adams(grid, integrand, predictor, [*corrector, 0], memory, half, self.tau, **self.shape())
+        weigh = partial(weights, half="bh1" if data else None)
+        return multistep(grid, integrand, predictor, [*corrector, 0], memory, weigh, self.tau, **self.shape())

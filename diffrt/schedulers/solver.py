@@ -17,7 +17,7 @@ from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.config import Respacing, Thresholding
 from diffrt.schedulers.exponential import Integrand
-from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, Node, noise_to_signal, spaced, time_of, vp_node_of_sigma
+from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, noise_to_signal, spaced, time_of, vp_node_of_sigma
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
 
@@ -82,12 +82,9 @@ class Solver(Thresholding, Respacing, DiscreteTime):
         """The static shift of a run, from the config or by what mu it is given."""
         if mu is None:
             return self.flow_shift
-        self.check_dynamic(mu)
-        return dynamic_shift(mu, getattr(self, "time_shift_type", "exponential"))
-
-    def check_dynamic(self, mu: float) -> None:
         if not getattr(self, "use_dynamic_shifting", False):
             raise InvalidArgument(f"mu = {mu!r} is for dynamic shifting: set use_dynamic_shifting, or leave mu out")
+        return dynamic_shift(mu, getattr(self, "time_shift_type", "exponential"))
 
     def forward_grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
         """Towards the picture: to zero noise, or as near to it as final_sigmas_type or the class goes."""
@@ -130,11 +127,9 @@ class Solver(Thresholding, Respacing, DiscreteTime):
         return float(sigmas[-1] if self.use_flow_sigmas or self.respacing() else self.train_sigmas[0])
 
     def through(self, times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]
-        nodes = [self._node(t, sigma) for t, sigma in zip((*times, 0.0), sigmas.astype(f32), strict=True)]
+        node = flow_node if self.use_flow_sigmas else vp_node_of_sigma
+        nodes = [node(t, sigma) for t, sigma in zip((*times, 0.0), sigmas.astype(f32), strict=True)]
         return Grid.through(nodes, level=attrgetter("sigma") if self.use_flow_sigmas else noise_to_signal)
-
-    def _node(self, t: float, sigma: float) -> Node:
-        return flow_node(t, sigma) if self.use_flow_sigmas else vp_node_of_sigma(t, sigma)
 
     def integrand(self, data: bool, shaped: bool) -> Integrand:
         return Integrand(partial(predict, self.prediction_type), data, shaped)

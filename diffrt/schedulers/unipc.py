@@ -5,14 +5,15 @@ B(h) cancels out of their solution but where two outputs meet, whose slope it we
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.exponential import adams
+from diffrt.schedulers.exponential import multistep, weights
 from diffrt.schedulers.grid import Custom, Grid
-from diffrt.schedulers.shifting import shifted, stretched, time_shifted
+from diffrt.schedulers.shifting import shifted, stretched
 from diffrt.schedulers.solver import Solver
 from diffrt.schedulers.table import Table
 
@@ -68,13 +69,9 @@ class UniPCMultistepScheduler(Solver):
         """Those sigmas, or as many equal steps from 1, shifted. It starts a little below 1: lambda must be finite."""
         if sigmas is None:
             sigmas = np.linspace(1, 1 / self.num_train_timesteps, n + 1)[:-1]
-        if mu is not None:
-            self.check_dynamic(mu)
-            sigmas = time_shifted(sigmas, mu, self.time_shift_type)
-        elif self.use_dynamic_shifting:
+        if mu is None and self.use_dynamic_shifting:
             raise InvalidArgument("use_dynamic_shifting needs mu, from the size of the picture: give it")
-        else:
-            sigmas = shifted(sigmas, self.flow_shift)
+        sigmas = shifted(sigmas, self.shift(mu))
         if self.shift_terminal:
             sigmas = stretched(sigmas, self.shift_terminal)
         return np.append(sigmas[0] - 1e-6 if abs(sigmas[0] - 1) < 1e-6 else sigmas[0], sigmas[1:])
@@ -86,5 +83,5 @@ class UniPCMultistepScheduler(Solver):
         predictor = [min(self.solver_order, k + 1, left[k] if to.sigma else 1) for k, (_, to) in enumerate(grid)]
         corrector = [0 if k + grid.skipped in self.disable_corrector else p + 1 for k, p in enumerate(predictor)]
         integrand, how = self.integrand(data, False), self.shape() if data else {}
-        memory = self.solver_order - 1
-        return adams(grid, integrand, predictor, [*corrector[:-1], 0], memory, self.solver_type, **how)
+        memory, weigh = self.solver_order - 1, partial(weights, half=self.solver_type)
+        return multistep(grid, integrand, predictor, [*corrector[:-1], 0], memory, weigh, **how)
