@@ -19,10 +19,21 @@ import numpy as np
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.betas import alphas_cumprod
 from diffrt.schedulers.config import KNOWN_KEYS, allowed, allows, conflicts
-from diffrt.schedulers.grid import RESPACINGS, Grid, spaced, training_node, ve_grid, ve_levels, ve_marginal, vp_marginal
+from diffrt.schedulers.grid import (
+    RESPACINGS,
+    Grid,
+    Node,
+    spaced,
+    training_node,
+    ve_grid,
+    ve_levels,
+    ve_marginal,
+    vp_marginal,
+)
+from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.shifting import picture_mu
 from diffrt.schedulers.stepping import Stepper
-from diffrt.schedulers.table import Table, Threshold
+from diffrt.schedulers.table import Form, Table, Threshold
 
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")  # options of a run that are numbers of at least 0
 
@@ -267,10 +278,15 @@ class Betas(Trained):
 
 
 class DiscreteTime(Betas):
-    """Abstract. With times that are spaced over the training's."""
+    """Abstract. With times that are spaced over the training's, of a network that tells what prediction_type says."""
 
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
     steps_offset: int = 0
+
+    def read(self, at: Node, x: Form, m: Form) -> tuple[Form, Form]:
+        """(x0, eps) of x and the network's output m."""
+        return predict(self.prediction_type, at, x, m)
 
     def times(self, n: int, timesteps: np.ndarray | None = None) -> np.ndarray:  # [n] f64
         """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded. Or those
@@ -303,7 +319,6 @@ class Classic(DiscreteTime):
 
     clip_sample: bool = True
     clip_sample_range: float = 1.0
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
     rescale_betas_zero_snr: bool = False
 

@@ -5,7 +5,6 @@ arXiv:2301.11093, eq. 4, as a factor); zero terminal SNR is made after that. Nei
 """
 
 import math
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,7 +14,6 @@ from diffrt.schedulers.betas import alphas_cumprod, zero_terminal
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.onestep import along, one_step
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Table
 
 
@@ -41,7 +39,7 @@ class CogVideoXDDIMScheduler(CogVideoX):
     """First order, deterministic (arXiv:2010.02502, equation 12)."""
 
     def build(self, grid: Grid) -> Table:
-        return one_step(grid, partial(predict, self.prediction_type), along)
+        return one_step(grid, self.read, along)
 
 
 class CogVideoXDPMScheduler(CogVideoX):
@@ -53,4 +51,4 @@ class CogVideoXDPMScheduler(CogVideoX):
         solver = DPMSolverMultistepScheduler(
             algorithm_type="sde-dpmsolver++", lower_order_final=False, euler_at_final=ends
         )
-        return solver.build_with(grid, partial(predict, self.prediction_type))
+        return solver.build_with(grid, self.read)

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from functools import partial
 from typing import Literal
 
 from diffrt.schedulers.base import Classic, Strided
 from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.onestep import along, one_step
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Form, Table
 
 
@@ -23,7 +21,7 @@ class DDIM(Thresholding, Classic, Strided):
             direction, std = split_noise(at, to, eta)
             return to.alpha * y + direction * eps + std * z
 
-        return one_step(grid, partial(predict, self.prediction_type), move, **self.shape())
+        return one_step(grid, self.read, move, **self.shape())
 
 
 def split_noise(at: Node, to: Node, eta: float) -> tuple[float, float]:
@@ -60,4 +58,4 @@ class DDIMInverseScheduler(Classic):
         return Grid(tuple(at), tuple(to))
 
     def build(self, grid: Grid) -> Table:
-        return one_step(grid, partial(predict, self.prediction_type), along, **self.shape())
+        return one_step(grid, self.read, along, **self.shape())

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from diffrt.schedulers.solver import Solver
+from diffrt.schedulers.table import combined
 
 
 class DPMSolver(Solver):
@@ -48,13 +49,14 @@ class DPMSolver(Solver):
         """The scale of its noise."""
         return 1.0 if self.algorithm_type.startswith("sde") else 0.0
 
-    def weigh(self, lams: Sequence[float], start: float, end: float, k: float) -> np.ndarray:  # [n]
+    def weigh(self, lams: Sequence[float], start: float, end: float, k: float) -> list[float]:
         """The formula's sum, negative, as weights of the outputs made at as many lams as the order."""
-        return self.integral(differences(np.eye(len(lams)), lams, end - start), end - start, k)
+        h = end - start
+        return self.integral(differences(np.eye(len(lams)), lams, h), h, k).tolist()
 
     def integral(self, d: Sequence[np.ndarray], h: float, k: float) -> np.ndarray:
         """The same of as many differences d."""
-        return -sum(phi * term for phi, term in zip(self._phi(-k * h, len(d)), d, strict=True))
+        return -combined(self._phi(-k * h, len(d)), d)
 
     def _phi(self, k: float, order: int) -> list[float]:
         """phi_1 = exp(k) - 1, phi_2 = phi_1 / k - 1, phi_3 = (phi_1 - k) / k^2 - 1/2; all 0 at k = 0."""

@@ -1,7 +1,6 @@
 """DPM-Solver, multistep (arXiv:2211.01095, algorithm 2), forwards and backwards. The formula is in dpm.py."""
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -10,7 +9,6 @@ from diffrt.schedulers.dpm import DPMSolver
 from diffrt.schedulers.exponential import Integrand, multistep
 from diffrt.schedulers.grid import Custom, Grid
 from diffrt.schedulers.onestep import Read
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Table
 
 
@@ -21,7 +19,7 @@ class Multistep(DPMSolver):
     euler_at_final: bool = False
 
     def build(self, grid: Grid) -> Table:
-        return self.build_with(grid, partial(predict, self.prediction_type))
+        return self.build_with(grid, self.read)
 
     def build_with(self, grid: Grid, read: Read) -> Table:
         """The method for a network that is read another way."""

@@ -6,7 +6,6 @@ eq. 16 at eta = 1, in the variables of x = x0 + sigma eps.
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,14 +16,12 @@ from diffrt.schedulers.betas import f32, linspace, sigmas_of
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.grid import Custom, Grid, Node, time_of, ve_grid, ve_levels
 from diffrt.schedulers.onestep import Read, one_step
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Form, Rows, Table
 
 
 class EulerDiscreteScheduler(Respacing, Exploding):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
 
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: float | None = None
     sigma_max: float | None = None
@@ -65,9 +62,8 @@ class EulerDiscreteScheduler(Respacing, Exploding):
     def build(
         self, grid: Grid, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
     ) -> Table:
-        read = partial(predict, self.prediction_type)
         before = self.prediction_type == "v_prediction"  # as the reference reads it
-        return euler(grid, read, s_churn, s_tmin, s_tmax, s_noise, before=before)
+        return euler(grid, self.read, s_churn, s_tmin, s_tmax, s_noise, before=before)
 
 
 class EulerAncestralDiscreteScheduler(Exploding):
@@ -81,7 +77,7 @@ class EulerAncestralDiscreteScheduler(Exploding):
             down, up = ancestral(at, to)
             return y + down / at.sigma * (x - y) + up * z
 
-        return one_step(grid, partial(predict, self.prediction_type), move)
+        return one_step(grid, self.read, move)
 
 
 def ancestral(at: Node, to: Node) -> tuple[float, float]:

@@ -6,7 +6,6 @@ LCM: Luo et al. 2023 (arXiv:2310.04378), algorithm 3 and equation 9, with the bo
 
 import math
 from collections.abc import Iterable
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,7 +16,6 @@ from diffrt.schedulers.betas import f32
 from diffrt.schedulers.config import Thresholding, allows
 from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node
 from diffrt.schedulers.onestep import along, one_step
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Form, Table
 
 SIGMA_DATA = 0.5
@@ -84,7 +82,7 @@ class LCMScheduler(Distilled):
             picture = (SIGMA_DATA / norm) ** 2 * x + scaled / norm * y
             return to.alpha * picture + to.sigma * z
 
-        return one_step(grid, partial(predict, self.prediction_type), move, **self.shape())
+        return one_step(grid, self.read, move, **self.shape())
 
 
 class TCDScheduler(Distilled):
@@ -110,4 +108,4 @@ class TCDScheduler(Distilled):
             kept = to.alpha / s.alpha
             return kept * along(at, s, x, y, eps, z) + math.sqrt(max(1 - kept**2, 0)) * z
 
-        return one_step(grid, partial(predict, self.prediction_type), move)
+        return one_step(grid, self.read, move)

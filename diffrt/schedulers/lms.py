@@ -1,7 +1,7 @@
 """Linear multistep in sigma, for dx/dsigma = eps (Karras et al. 2022, arXiv:2206.00364, eq. 1): Adams-Bashforth
 on a non-uniform grid (Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, III.5)."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +9,6 @@ from diffrt.schedulers.base import Exploding
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.exponential import lagrange
 from diffrt.schedulers.grid import Grid
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table, combined
 
 ORDER = 4
@@ -18,14 +17,12 @@ ORDER = 4
 class LMSDiscreteScheduler(Respacing, Exploding):
     """Order 4 in past noise predictions, rising from order 1 at the start."""
 
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-
     def build(self, grid: Grid) -> Table:
         rows = Rows("x", *(f"y{j}" for j in range(1, ORDER)))
         x, *past = rows.slots
         sigmas = grid.distinct().sigmas
         for k, (at, _) in enumerate(grid):
-            x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
+            x0, eps = self.read(at, rows.x, rows.m)
             outputs = [rows.y, *past]
             x_next = x + combined(adams(sigmas[k::-1][:ORDER], sigmas[k + 1]), outputs)
             rows.add(k, at, y=eps, x0=x0, then=[x_next, *outputs[:-1]])

@@ -49,11 +49,11 @@ class PNDMScheduler(Strided):
             return training_node(self.abar(), t, self.set_alpha_to_one)
 
         def move(x: np.ndarray, out: np.ndarray, at: Node, to: Node) -> np.ndarray:  # (9)
-            x0, eps = predict(self.prediction_type, at, x, out)
+            x0, eps = self.read(at, x, out)
             return to.alpha * x0 + to.sigma * eps
 
         def add(step: int, at: Node, *then: np.ndarray) -> None:
-            x0, _ = predict(self.prediction_type, at, x, m)
+            x0, _ = self.read(at, x, m)
             rows.add(step, at, y=m, x0=x0, then=then[: len(rows.slots)])
 
         steps = list(grid)

@@ -6,7 +6,6 @@ between the training's ends (grid.RESPACINGS), or the shifted levels of a flow.
 
 import math
 from collections.abc import Iterable
-from functools import partial
 from operator import attrgetter
 from typing import ClassVar, Literal
 
@@ -18,7 +17,6 @@ from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.config import Respacing, Thresholding
 from diffrt.schedulers.exponential import Integrand
 from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, noise_to_signal, spaced, time_of, vp_node_of_sigma
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
 
 
@@ -27,7 +25,7 @@ class Solver(Thresholding, Respacing, DiscreteTime):
 
     flow_respacings: ClassVar[tuple[str, ...]] = ()  # the re-spacings that use_flow_sigmas can be combined with
 
-    prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "epsilon"
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "epsilon"  # type: ignore[assignment]
     lower_order_final: bool = True
     use_flow_sigmas: bool = False
     flow_shift: float = 1.0
@@ -132,7 +130,7 @@ class Solver(Thresholding, Respacing, DiscreteTime):
         return Grid.through(nodes, level=attrgetter("sigma") if self.use_flow_sigmas else noise_to_signal)
 
     def integrand(self, data: bool, shaped: bool) -> Integrand:
-        return Integrand(partial(predict, self.prediction_type), data, shaped)
+        return Integrand(self.read, data, shaped)
 
     def multistep_orders(self, grid: Grid, most: int, ends_at_one: bool = False) -> list[int]:
         """Of each step: as many past outputs as there are, and fewer in the last two steps of a short run."""

@@ -12,7 +12,6 @@ Image-to-image: the reference leaves out evaluations in pairs, which are steps; 
 """
 
 import math
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -23,7 +22,6 @@ from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.euler import ancestral
 from diffrt.schedulers.grid import Grid, Node, time_of, ve_node
 from diffrt.schedulers.onestep import Read
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Path, Rows, Table
 
 
@@ -52,7 +50,7 @@ class HeunDiscreteScheduler(TwoStage):
         return self.sigma_grid(self.times(n, timesteps))
 
     def build(self, grid: Grid) -> Table:
-        return heun(grid, partial(predict, self.prediction_type), **self.shape())
+        return heun(grid, self.read, **self.shape())
 
 
 def heun(grid: Grid, read: Read, **how: Any) -> Table:
@@ -85,11 +83,11 @@ class KDPM2(TwoStage):
         for k, (at, to) in enumerate(grid):
             down, up = ancestral(at, to) if self.noisy else (to.sigma, 0.0)
             middle = self.node(math.sqrt(at.sigma * down), middle_in_float32(at, to, self.noisy))
-            x0, _ = predict(self.prediction_type, at, x, rows.m)
+            x0, _ = self.read(at, x, rows.m)
             slope = (x - rows.y) / at.sigma
             rows.add(k, at, y=x0, x0=x0, then=[x + (middle.sigma - at.sigma) * slope, x])
             if down:
-                x0, _ = predict(self.prediction_type, middle, x, rows.m)
+                x0, _ = self.read(middle, x, rows.m)
                 slope = (x - rows.y) / middle.sigma
                 rows.add(k, middle, y=x0, x0=x0, then=[base + (down - at.sigma) * slope + up * rows.z, base])
         return rows.table(grid)
@@ -134,12 +132,12 @@ class DPMSolverSDEScheduler(TwoStage):
             start, half, end = readings(at, to)
             level = math.sqrt(at.sigma * to.sigma)
             middle = self.node(level, level)
-            x0, _ = predict(self.prediction_type, at, x, rows.m)
+            x0, _ = self.read(at, x, rows.m)
             down, up = ancestral(at, middle)
             x_next = rows.y + down / at.sigma * (x - rows.y) + s_noise * up * rows.z
             rows.add(k, at, y=x0, x0=x0, then=[x_next, x], between=(start, half))
             if to.sigma:
-                x0, _ = predict(self.prediction_type, middle, x, rows.m)
+                x0, _ = self.read(middle, x, rows.m)
                 down, up = ancestral(at, to)
                 x_next = rows.y + down / at.sigma * (base - rows.y) + s_noise * up * rows.z
                 rows.add(k, middle, y=x0, x0=x0, then=[x_next, base], between=(start, end))

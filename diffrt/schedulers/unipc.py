@@ -78,8 +78,8 @@ class UniPCMultistepScheduler(Solver):
 
     def build(self, grid: Grid) -> Table:
         n, data = len(grid), self.predict_x0
-        # Only order 1 steps to zero noise.
         left = [n - k if self.lower_order_final else n for k in range(n)]
+        # Only order 1 steps to zero noise.
         predictor = [min(self.solver_order, k + 1, left[k] if to.sigma else 1) for k, (_, to) in enumerate(grid)]
         corrector = [0 if k + grid.skipped in self.disable_corrector else p + 1 for k, p in enumerate(predictor)]
         integrand, how = self.integrand(data, False), self.shape() if data else {}
