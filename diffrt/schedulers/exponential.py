@@ -10,7 +10,8 @@ eq. 8; with noise Xue et al. 2023, arXiv:2309.05019, section 4)
     data     x0    sigma' / sigma exp(-tau^2 h)       alpha'               1 + tau^2    sigma' sqrt(1 - exp(-2 tau^2 h))
     noise    eps   alpha' / alpha                     (1 + tau^2) sigma'   -1           tau sigma' sqrt(exp(2h) - 1)
 
-An Adams-Bashforth or Adams-Moulton method puts the polynomial through known outputs in place of y.
+An Adams-Bashforth or Adams-Moulton method puts the polynomial through known outputs in place of y (`weights`);
+DPM-Solver expands y where the step begins (dpm.py).
 """
 
 import math
