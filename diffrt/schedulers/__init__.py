@@ -3,7 +3,7 @@
     scheduler = DDIMScheduler.from_config(json.load(open("scheduler/scheduler_config.json")))
     print(scheduler.table(20))
 
-A new scheduler is a file with one class and one line in SCHEDULERS.
+A new scheduler is a file with one class, and its name in SCHEDULERS.
 """
 
 from collections.abc import Mapping
@@ -49,51 +49,30 @@ from diffrt.schedulers.two_stage import (
 from diffrt.schedulers.unipc import UniPCMultistepScheduler
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
-    "DDIMScheduler": DDIMScheduler,
-    "DDIMParallelScheduler": DDIMParallelScheduler,
-    "DDIMInverseScheduler": DDIMInverseScheduler,
-    "CogVideoXDDIMScheduler": CogVideoXDDIMScheduler,
-    "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
-    "DDPMScheduler": DDPMScheduler,
-    "DDPMParallelScheduler": DDPMParallelScheduler,
-    "DDPMWuerstchenScheduler": DDPMWuerstchenScheduler,
-    "UnCLIPScheduler": UnCLIPScheduler,
-    "RePaintScheduler": RePaintScheduler,
-    "PNDMScheduler": PNDMScheduler,
-    "LMSDiscreteScheduler": LMSDiscreteScheduler,
-    "EulerDiscreteScheduler": EulerDiscreteScheduler,
-    "EulerAncestralDiscreteScheduler": EulerAncestralDiscreteScheduler,
-    "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
-    "DPMSolverSinglestepScheduler": DPMSolverSinglestepScheduler,
-    "DPMSolverMultistepInverseScheduler": DPMSolverMultistepInverseScheduler,
-    "DEISMultistepScheduler": DEISMultistepScheduler,
-    "UniPCMultistepScheduler": UniPCMultistepScheduler,
-    "SASolverScheduler": SASolverScheduler,
-    # two evaluations a step
-    "HeunDiscreteScheduler": HeunDiscreteScheduler,
-    "KDPM2DiscreteScheduler": KDPM2DiscreteScheduler,
-    "KDPM2AncestralDiscreteScheduler": KDPM2AncestralDiscreteScheduler,
-    "DPMSolverSDEScheduler": DPMSolverSDEScheduler,
-    # preconditioned as in EDM
-    "EDMEulerScheduler": EDMEulerScheduler,
-    "EDMDPMSolverMultistepScheduler": EDMDPMSolverMultistepScheduler,
-    "CosineDPMSolverMultistepScheduler": CosineDPMSolverMultistepScheduler,
-    # Few steps: consistency models and distilled models.
-    "LCMScheduler": LCMScheduler,
-    "TCDScheduler": TCDScheduler,
-    "CMStochasticIterativeScheduler": CMStochasticIterativeScheduler,
-    "ConsistencyDecoderScheduler": ConsistencyDecoderScheduler,
-    "SCMScheduler": SCMScheduler,
-    # Flow models.
-    "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
-    "FlowMatchHeunDiscreteScheduler": FlowMatchHeunDiscreteScheduler,
-    "FlowMatchLCMScheduler": FlowMatchLCMScheduler,
-    "FlowMapEulerDiscreteScheduler": FlowMapEulerDiscreteScheduler,
-    "LTXEulerAncestralRFScheduler": LTXEulerAncestralRFScheduler,
-    # Kept for old models.
-    "IPNDMScheduler": IPNDMScheduler,
-    "ScoreSdeVeScheduler": ScoreSdeVeScheduler,
-    "ScoreSdeVpScheduler": ScoreSdeVpScheduler,
+    scheduler.__name__: scheduler
+    for family in (
+        (DDIMScheduler, DDIMParallelScheduler, DDIMInverseScheduler),
+        (CogVideoXDDIMScheduler, CogVideoXDPMScheduler),
+        (DDPMScheduler, DDPMParallelScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler),
+        (RePaintScheduler,),
+        (PNDMScheduler, LMSDiscreteScheduler),
+        (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler),
+        (DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, DPMSolverMultistepInverseScheduler),
+        (DEISMultistepScheduler, UniPCMultistepScheduler, SASolverScheduler),
+        # Two evaluations a step.
+        (HeunDiscreteScheduler, KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler, DPMSolverSDEScheduler),
+        # Preconditioned as in EDM.
+        (EDMEulerScheduler, EDMDPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler),
+        # Few steps: distilled models and consistency models.
+        (LCMScheduler, TCDScheduler),
+        (CMStochasticIterativeScheduler, ConsistencyDecoderScheduler, SCMScheduler),
+        # Flow models.
+        (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler),
+        (FlowMapEulerDiscreteScheduler, LTXEulerAncestralRFScheduler),
+        # Kept for old models.
+        (IPNDMScheduler, ScoreSdeVeScheduler, ScoreSdeVpScheduler),
+    )
+    for scheduler in family
 }
 
 # diffusers' other schedulers, and why they are not here.

@@ -19,10 +19,21 @@ import numpy as np
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.betas import alphas_cumprod
 from diffrt.schedulers.config import KNOWN_KEYS, allowed, allows, conflicts
-from diffrt.schedulers.grid import RESPACINGS, Grid, spaced, training_node, ve_grid, ve_levels, ve_marginal, vp_marginal
+from diffrt.schedulers.grid import (
+    RESPACINGS,
+    Grid,
+    Node,
+    spaced,
+    training_node,
+    ve_grid,
+    ve_levels,
+    ve_marginal,
+    vp_marginal,
+)
+from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.shifting import picture_mu
 from diffrt.schedulers.stepping import Stepper
-from diffrt.schedulers.table import Table, Threshold
+from diffrt.schedulers.table import Form, Table, Threshold
 
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")  # options of a run that are numbers of at least 0
 
@@ -39,6 +50,7 @@ class Scheduler(ABC):
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
+        KNOWN_KEYS.update(f.name for f in fields(cls))
 
     def __new__(cls, **given: Any) -> Self:
         # Which keys were given is part of a config: as in diffusers, a key left at its default here becomes the
@@ -231,9 +243,6 @@ def descending(name: str, values: Sequence[float]) -> np.ndarray:  # [n] f64
 class Trained(Scheduler):
     """Abstract. A scheduler of a model trained on num_train_timesteps discrete noise levels."""
 
-    # The convention of its latents: x = x0 + sigma eps where True, alpha^2 + sigma^2 = 1 where False.
-    exploding: ClassVar[bool] = False
-
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
@@ -245,13 +254,11 @@ class Trained(Scheduler):
         """The cumulative products of the training schedule."""
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.exploding:
-            return ve_marginal(self.abar(), t, log=self.respacing() is not None)
         return vp_marginal(self.abar(), t)
 
 
-class DiscreteTime(Trained):
-    """Abstract. With a schedule of betas, and times between them."""
+class Betas(Trained):
+    """Abstract. With a schedule of betas."""
 
     # The last abar under rescale_betas_zero_snr: not quite 0 where sigma / alpha must be finite.
     terminal_abar: ClassVar[float] = 2.0**-24
@@ -260,13 +267,26 @@ class DiscreteTime(Trained):
     beta_end: float = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     trained_betas: tuple[float, ...] | None = None
+
+    def schedule(self) -> tuple:
+        """What betas_of and alphas_cumprod take."""
+        return self.num_train_timesteps, self.beta_start, self.beta_end, self.beta_schedule, self.trained_betas
+
+    def abar(self) -> np.ndarray:  # [T] f32
+        terminal = self.terminal_abar if getattr(self, "rescale_betas_zero_snr", False) else None
+        return alphas_cumprod(*self.schedule(), terminal)
+
+
+class DiscreteTime(Betas):
+    """Abstract. With times that are spaced over the training's, of a network that tells what prediction_type says."""
+
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
     steps_offset: int = 0
 
-    def abar(self) -> np.ndarray:  # [T] f32
-        betas = self.beta_start, self.beta_end, self.beta_schedule, self.trained_betas
-        terminal = self.terminal_abar if getattr(self, "rescale_betas_zero_snr", False) else None
-        return alphas_cumprod(self.num_train_timesteps, *betas, terminal)
+    def read(self, at: Node, x: Form, m: Form) -> tuple[Form, Form]:
+        """(x0, eps) of x and the network's output m."""
+        return predict(self.prediction_type, at, x, m)
 
     def times(self, n: int, timesteps: np.ndarray | None = None) -> np.ndarray:  # [n] f64
         """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded. Or those
@@ -280,10 +300,15 @@ class DiscreteTime(Trained):
             return timesteps
         return spaced(self.timestep_spacing, n, self.num_train_timesteps, self.steps_offset)
 
-    def strided_grid(self, n: int, set_alpha_to_one: bool) -> Grid:
-        """VP steps from each time to the time one fixed stride before it, wherever the next step starts."""
+
+class Strided(DiscreteTime):
+    """Abstract. VP steps from each time to the time one fixed stride before it, wherever the next step starts."""
+
+    set_alpha_to_one: bool = True
+
+    def grid(self, n: int) -> Grid:
         abar, times, stride = self.abar(), np.round(self.times(n)), self.num_train_timesteps // n
-        at, to = ([training_node(abar, t, set_alpha_to_one) for t in ends] for ends in (times, times - stride))
+        at, to = ([training_node(abar, t, self.set_alpha_to_one) for t in ends] for ends in (times, times - stride))
         return Grid(tuple(at), tuple(to))
 
 
@@ -294,7 +319,6 @@ class Classic(DiscreteTime):
 
     clip_sample: bool = True
     clip_sample_range: float = 1.0
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
     rescale_betas_zero_snr: bool = False
 
@@ -302,7 +326,11 @@ class Classic(DiscreteTime):
 class Exploding(DiscreteTime):
     """Abstract. In x = x0 + sigma eps."""
 
-    exploding: ClassVar[bool] = True
+    def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return ve_marginal(self.abar(), t, log=self.respacing() is not None)
+
+    def grid(self, n: int) -> Grid:
+        return self.sigma_grid(self.times(n))
 
     def sigma_grid(self, times: np.ndarray, rounded: bool = True, whole: bool = False) -> Grid:
         """Through the levels of these times, or as many re-spaced ones, to 0. `rounded`: times are read in float32;

@@ -9,20 +9,20 @@ from typing import Literal
 
 import numpy as np
 
-from diffrt.schedulers.base import Classic
+from diffrt.schedulers.base import Classic, Strided
 from diffrt.schedulers.betas import alphas_cumprod, zero_terminal
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.grid import Grid
-from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.onestep import along, one_step
+from diffrt.schedulers.table import Table
 
 
-class CogVideoX(Classic):
+class CogVideoX(Classic, Strided):
     """Abstract: the levels."""
 
     beta_start: float = 0.00085
     beta_end: float = 0.0120
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
-    set_alpha_to_one: bool = True
     sample_max_value: float = 1.0
     snr_shift_scale: float = 3.0
 
@@ -34,20 +34,12 @@ class CogVideoX(Classic):
         a = a / (self.snr_shift_scale + (1 - self.snr_shift_scale) * a)
         return zero_terminal(a) if self.rescale_betas_zero_snr else a
 
-    def grid(self, n: int) -> Grid:
-        return self.strided_grid(n, self.set_alpha_to_one)
-
 
 class CogVideoXDDIMScheduler(CogVideoX):
     """First order, deterministic (arXiv:2010.02502, equation 12)."""
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
-            kept = to.sigma / at.sigma
-            rows.add(k, at, y=x0, x0=x0, then=[kept * rows.x + (to.alpha - kept * at.alpha) * rows.y])
-        return rows.table(grid)
+        return one_step(grid, self.read, along)
 
 
 class CogVideoXDPMScheduler(CogVideoX):
@@ -55,15 +47,8 @@ class CogVideoXDPMScheduler(CogVideoX):
     first step and one to the end of the schedule are of first order."""
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x", "y1")
-        x, y1 = rows.slots
-        for k, (at, to) in enumerate(grid):
-            x0, _ = predict(self.prediction_type, at, x, rows.m)
-            h = to.lam - at.lam
-            d = rows.y
-            if k > 0 and to.t >= 0:
-                d = d + h / (at.lam - grid.at[k - 1].lam) / 2 * (rows.y - y1)
-            new = -math.expm1(-2 * h)
-            x_next = to.sigma / at.sigma * math.exp(-h) * x + to.alpha * new * d + to.sigma * math.sqrt(new) * rows.z
-            rows.add(k, at, y=x0, x0=x0, then=[x_next, rows.y])
-        return rows.table(grid)
+        ends = grid.to[-1].t < 0
+        solver = DPMSolverMultistepScheduler(
+            algorithm_type="sde-dpmsolver++", lower_order_final=False, euler_at_final=ends
+        )
+        return solver.build_with(grid, self.read)

@@ -9,22 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from diffrt.schedulers.grid import RESPACINGS
 
-# Every key of diffusers' continuous schedulers, and two of 2022's (the last): harmless to a class that lacks it,
-# so that a config saved by one scheduler loads into another.
-KNOWN_KEYS = frozenset(
-    """
-    algorithm_type base_image_seq_len base_shift beta_end beta_max beta_min beta_schedule beta_start
-    clip_denoised clip_sample clip_sample_range correct_steps corrector_order disable_corrector
-    dynamic_thresholding_ratio eta euler_at_final final_sigmas_type flow_shift interpolation_type invert_sigmas
-    lambda_min_clipped lower_order_final max_image_seq_len max_shift noise_sampler_seed num_train_timesteps
-    original_inference_steps predict_x0 prediction_type predictor_order rescale_betas_zero_snr rho s s_noise
-    sample_max_value sampling_eps scale_factors scaler set_alpha_to_one shift shift_terminal sigma_data
-    sigma_max sigma_min sigma_schedule skip_prk_steps snr snr_shift_scale solver_order solver_p solver_type
-    steps_offset stochastic_sampling tau_func thresholding time_shift_type timestep_scaling timestep_spacing
-    s_churn s_max s_min timestep_type trained_betas upscale_mode use_beta_sigmas use_dynamic_shifting
-    use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type tensor_format timestep_values
-    """.split()  # noqa: SIM905
-)
+# Keys that any class loads, and carries where it has no use for them, so that a config saved by one scheduler loads
+# into another: those of every class, which adds its own when it is defined, and a few that no class here has.
+KNOWN_KEYS = {"s_churn", "s_max", "s_min", "tensor_format", "timestep_values"}
 
 
 # --- keys that go together: a class takes them by deriving from their group ---------------------------------
@@ -53,24 +40,15 @@ class Respacing:
 # Inclusive limits of numeric keys, wherever they occur.
 LIMITS = {
     "num_train_timesteps": (1, math.inf),
-    "steps_offset": (0, math.inf),
     "original_inference_steps": (1, math.inf),
-    "shift": (1e-6, math.inf),
     "shift_terminal": (0, 1 - 1e-6),
-    "s_noise": (0, math.inf),
-    "eta": (0, 1),
-    "sigma_data": (1e-6, math.inf),
-    "rho": (1e-6, math.inf),
-    "clip_sample_range": (1e-6, math.inf),
-    "dynamic_thresholding_ratio": (0, 1),
-    "sample_max_value": (1e-6, math.inf),
+    "flow_shift": (1e-6, 1e6),
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
-    "noise_sampler_seed": (0, math.inf),
-    "snr_shift_scale": (1e-6, math.inf),
-    "scaler": (1e-6, math.inf),
-    "s": (0, math.inf),
-    "flow_shift": (1e-6, 1e6),
+    **dict.fromkeys(("eta", "dynamic_thresholding_ratio"), (0, 1)),
+    **dict.fromkeys(("steps_offset", "s_noise", "noise_sampler_seed", "s"), (0, math.inf)),
+    **dict.fromkeys(("shift", "sigma_data", "rho", "snr_shift_scale", "scaler"), (1e-6, math.inf)),
+    **dict.fromkeys(("clip_sample_range", "sample_max_value"), (1e-6, math.inf)),
 }
 
 

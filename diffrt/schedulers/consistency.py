@@ -16,8 +16,9 @@ from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import Scheduler, Trained
 from diffrt.schedulers.betas import alphas_cumprod, f32, linspace
 from diffrt.schedulers.config import allows
-from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.grid import Custom, Grid, Node, karras, training_node, vp_node
+from diffrt.schedulers.onestep import one_step, resampled
+from diffrt.schedulers.table import Form, Table
 
 TIME = 250.0  # time is this times log sigma
 LAST_ANGLE = 1.5708
@@ -56,8 +57,7 @@ class CMStochasticIterativeScheduler(Scheduler):
         counted = np.arange(n)[::-1] * ((last + 1) // n) if timesteps is None else np.trunc(timesteps)
         if counted[0] > last:
             raise InvalidArgument(f"timestep {counted[0]:g} is beyond the last, {last}")
-        high, low = (end ** (1 / self.rho) for end in (self.sigma_max, self.sigma_min))
-        sigmas = (high + counted[::-1] / last * (low - high)) ** self.rho  # arXiv:2206.00364 eq. 5
+        sigmas = karras(self.sigma_min, self.sigma_max, last + 1, self.rho)[counted[::-1].astype(int)]
         nodes = [
             Node(t, 1.0, sigma, 1 / math.hypot(sigma, self.sigma_data))
             for t, sigma in zip((TIME * np.log(sigmas)).tolist(), sigmas.astype(f32).tolist(), strict=True)
@@ -65,13 +65,17 @@ class CMStochasticIterativeScheduler(Scheduler):
         return Grid.through([*nodes, Node(self.first_time, 1.0, self.sigma_min)], self.sigma_max)
 
     def build(self, grid: Grid) -> Table:
-        rows, data, least = Rows("x"), self.sigma_data, self.sigma_min
-        for k, (at, to) in enumerate(grid):
+        data, least = self.sigma_data, self.sigma_min
+
+        def read(at: Node, x: Form, m: Form) -> tuple[Form, Form]:
             above = at.sigma - least
-            x0 = data**2 / (above**2 + data**2) * rows.x + above * data / math.hypot(at.sigma, data) * rows.m
-            up = self.s_noise * math.sqrt(max(to.sigma**2 - least**2, 0))
-            rows.add(k, at, y=x0, x0=x0, then=[rows.y + up * rows.z])
-        return rows.table(grid, clip=1.0 if self.clip_denoised else None)
+            x0 = data**2 / (above**2 + data**2) * x + above * data / math.hypot(at.sigma, data) * m
+            return x0, (x - x0) / at.sigma
+
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
+            return y + self.s_noise * math.sqrt(max(to.sigma**2 - least**2, 0)) * z
+
+        return one_step(grid, read, move, clip=1.0 if self.clip_denoised else None)
 
 
 class ConsistencyDecoderScheduler(Trained):
@@ -91,12 +95,12 @@ class ConsistencyDecoderScheduler(Trained):
         return Grid.through([*nodes, vp_node(0, 1.0)], nodes[0].sigma)
 
     def build(self, grid: Grid) -> Table:
-        rows, data = Rows("x"), self.sigma_data
-        for k, (at, to) in enumerate(grid):
-            norm = self._norm(at)
-            x0 = at.alpha * (data / norm) ** 2 * rows.x + at.sigma * data / norm * rows.m
-            rows.add(k, at, y=x0, x0=x0, then=[to.alpha * rows.y + to.sigma * rows.z])
-        return rows.table(grid)
+        return one_step(grid, self._read, resampled)
+
+    def _read(self, at: Node, x: Form, m: Form) -> tuple[Form, Form]:
+        data, norm = self.sigma_data, self._norm(at)
+        x0 = at.alpha * (data / norm) ** 2 * x + at.sigma * data / norm * m
+        return x0, (x - at.alpha * x0) / at.sigma
 
     def _norm(self, node: Node) -> float:
         """The root mean square of x, where the data's is sigma_data."""
@@ -148,8 +152,8 @@ class SCMScheduler(Scheduler):
         return Grid.through([Node(t, math.cos(t), math.sin(t) * self.sigma_data) for t in times.tolist()])
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0 = at.alpha * rows.x - at.sigma / self.sigma_data * rows.m
-            rows.add(k, at, y=x0, x0=x0, then=[to.alpha * rows.y + to.sigma * rows.z])
-        return rows.table(grid)
+        return one_step(grid, self._read, resampled)
+
+    def _read(self, at: Node, x: Form, m: Form) -> tuple[Form, Form]:
+        x0 = at.alpha * x - at.sigma / self.sigma_data * m
+        return x0, (x - at.alpha * x0) / at.sigma

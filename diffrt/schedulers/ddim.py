@@ -4,32 +4,24 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from diffrt.schedulers.base import Classic
+from diffrt.schedulers.base import Classic, Strided
 from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.grid import Grid, Node, training_node
-from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.onestep import along, one_step
+from diffrt.schedulers.table import Form, Table
 
 
-class DDIM(Thresholding, Classic):
+class DDIM(Thresholding, Classic, Strided):
     """Abstract: DDIM under both its names."""
 
-    set_alpha_to_one: bool = True
-
-    def grid(self, n: int) -> Grid:
-        return self.strided_grid(n, self.set_alpha_to_one)
-
     def build(self, grid: Grid, eta: float = 0.0, use_clipped_model_output: bool = False) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
-            # Where y = x0 is clipped, eps stays the network's own: it is a form in x and m, not in y.
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             if use_clipped_model_output:
-                eps = (rows.x - at.alpha * rows.y) / at.sigma
+                eps = (x - at.alpha * y) / at.sigma
             direction, std = split_noise(at, to, eta)
-            x_next = to.alpha * rows.y + direction * eps + std * rows.z
-            rows.add(k, at, y=x0, x0=x0, then=[x_next])
-        return rows.table(grid, **self.shape())
+            return to.alpha * y + direction * eps + std * z
+
+        return one_step(grid, self.read, move, **self.shape())
 
 
 def split_noise(at: Node, to: Node, eta: float) -> tuple[float, float]:
@@ -66,8 +58,4 @@ class DDIMInverseScheduler(Classic):
         return Grid(tuple(at), tuple(to))
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
-            rows.add(k, at, y=x0, x0=x0, then=[to.alpha * rows.y + to.sigma * eps])
-        return rows.table(grid, **self.shape())
+        return one_step(grid, self.read, along, **self.shape())

@@ -8,6 +8,7 @@ with var, or beta, or what the network says in its place (Nichol & Dhariwal 2021
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,8 +18,9 @@ from diffrt.schedulers.base import Classic, Scheduler, Trained
 from diffrt.schedulers.betas import alphas_cumprod, betas_of, linspace
 from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node, whole
+from diffrt.schedulers.onestep import one_step
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Form, Rows, Table
 
 SPREADS: dict[str, Literal["variance", "range"]] = {"learned": "variance", "learned_range": "range"}
 
@@ -53,16 +55,16 @@ class Posterior:
 
 
 def ancestral(
-    grid: Grid, prediction_type: str, variance_type: str, betas: Sequence[float | None]
-) -> Rows:  # betas: [n], None where a step leaves out training steps
-    """The rows of a run; y = x0. A step from training time 0 adds no noise."""
-    rows = Rows("x")
+    scheduler: "DDPM | UnCLIPScheduler", grid: Grid, betas: Sequence[float | None]
+) -> Table:  # betas: [n], None where a step leaves out training steps
+    """y = x0. A step from training time 0 adds no noise."""
+    rows, kind = Rows("x"), scheduler.variance_type
     for k, (at, to) in enumerate(grid):
-        x0, _ = predict(prediction_type, at, rows.x, rows.m)
+        x0, _ = predict(scheduler.prediction_type, at, rows.x, rows.m)
         q = Posterior.between(at, to, betas[k])
-        x_next = q.a * rows.y + q.b * rows.x + (q.std(variance_type) if at.t > 0 else 0) * rows.z
-        rows.add(k, at, y=x0, x0=x0, then=[x_next], log_std=q.log_std(variance_type))
-    return rows
+        x_next = q.a * rows.y + q.b * rows.x + (q.std(kind) if at.t > 0 else 0) * rows.z
+        rows.add(k, at, y=x0, x0=x0, then=[x_next], log_std=q.log_std(kind))
+    return rows.table(grid, **scheduler.shape(), spread=SPREADS.get(kind))
 
 
 class DDPM(Thresholding, Classic):
@@ -79,8 +81,7 @@ class DDPM(Thresholding, Classic):
         return Grid.through([training_node(self.abar(), t, True) for t in (*times, -1)])
 
     def build(self, grid: Grid) -> Table:
-        rows = ancestral(grid, self.prediction_type, self.variance_type, [None] * len(grid))
-        return rows.table(grid, **self.shape(), spread=SPREADS.get(self.variance_type))
+        return ancestral(self, grid, [None] * len(grid))
 
 
 class DDPMScheduler(DDPM):
@@ -114,9 +115,7 @@ class UnCLIPScheduler(Trained):
 
     def build(self, grid: Grid) -> Table:
         train = betas_of(self.num_train_timesteps, 0, 0, self.beta_schedule)
-        betas = [float(train[int(at.t)]) if to.t == at.t - 1 else None for at, to in grid]
-        rows = ancestral(grid, self.prediction_type, self.variance_type, betas)
-        return rows.table(grid, **self.shape(), spread=SPREADS.get(self.variance_type))
+        return ancestral(self, grid, [float(train[int(at.t)]) if to.t == at.t - 1 else None for at, to in grid])
 
 
 class DDPMWuerstchenScheduler(Scheduler):
@@ -145,13 +144,11 @@ class DDPMWuerstchenScheduler(Scheduler):
         return Grid.through(nodes)
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0, _ = predict("epsilon", at, rows.x, rows.m)
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             q = Posterior.between(at, to)
-            x_next = q.a * rows.y + q.b * rows.x + (math.sqrt(q.var) if to.t > 0 else 0) * rows.z
-            rows.add(k, at, y=x0, x0=x0, then=[x_next])
-        return rows.table(grid)
+            return q.a * y + q.b * x + (math.sqrt(q.var) if to.t > 0 else 0) * z
+
+        return one_step(grid, partial(predict, "epsilon"), move)
 
     def marginal(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         abar = self.abar(t)

@@ -6,10 +6,10 @@ whose integral against d rho = rho d log rho is closed form (exponential.py).
 
 from typing import ClassVar, Literal
 
-from diffrt.schedulers.exponential import weights
+from diffrt.schedulers.exponential import multistep
 from diffrt.schedulers.grid import Grid
-from diffrt.schedulers.solver import Solver, order_at
-from diffrt.schedulers.table import Rows, Table, combined
+from diffrt.schedulers.solver import Solver
+from diffrt.schedulers.table import Table
 
 
 class DEISMultistepScheduler(Solver):
@@ -23,7 +23,6 @@ class DEISMultistepScheduler(Solver):
     solver_order: Literal[1, 2, 3] = 2
     algorithm_type: Literal["deis"] = "deis"
     solver_type: Literal["logrho"] = "logrho"
-    lower_order_final: bool = True
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential"] = "exponential"
 
@@ -31,14 +30,5 @@ class DEISMultistepScheduler(Solver):
         return self.forward_grid(n, mu=mu)
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x", *(f"y{j}" for j in range(1, self.solver_order)))
-        x, *past = rows.slots
-        nodes = grid.distinct().at
-        short = self.lower_order_final and len(grid) + grid.skipped < 15
-        for k, (at, to) in enumerate(grid):
-            x0, reads, y = self.predictions(rows, at, False, self.thresholding)
-            lams = [node.lam for node in nodes[k::-1][: order_at(k, len(grid), self.solver_order, short, False)]]
-            move = combined(weights(lams, at.lam, to.lam, -1), (y, *past))
-            x_next = to.alpha / at.alpha * x + to.sigma * move
-            rows.add(k, at, y=reads, x0=x0, then=[x_next, y, *past][: self.solver_order])
-        return rows.table(grid, **self.shape())
+        integrand, orders = self.integrand(False, self.thresholding), self.multistep_orders(grid, self.solver_order)
+        return multistep(grid, integrand, orders, memory=self.solver_order - 1, **self.shape())

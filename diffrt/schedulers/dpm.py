@@ -1,17 +1,11 @@
 """DPM-Solver and DPM-Solver++, as an ODE and as an SDE: one formula.
 
 Lu et al. 2022: DPM-Solver (arXiv:2206.00927, eq. 3.4) integrates the noise prediction, DPM-Solver++
-(arXiv:2211.01095, eq. 8, algorithms 1 and 2 and section 5) the data prediction. With lambda = log(alpha / sigma),
-h the step in it, D0, D1, D2 scaled differences of the prediction and phi_j the integrals of the exponential against
-powers of lambda,
+(arXiv:2211.01095, eq. 8, algorithms 1 and 2 and section 5) the data prediction. With c, a, k and b of exponential.py
+(tau = 1 for an SDE), h the step in lambda, D0, D1, D2 scaled differences of the prediction and phi_j the integrals of
+the exponential against powers of lambda,
 
-    x' = c x - a (phi_1(k) D0 + phi_2(k) D1 + phi_3(k) D2) + b z
-
-                       prediction   c                       a          k      b
-    dpmsolver          eps          alpha' / alpha          sigma'     h      0
-    dpmsolver++        x0           sigma' / sigma          alpha'     -h     0
-    sde-dpmsolver      eps          alpha' / alpha          2 sigma'   h      sigma' sqrt(exp(2h) - 1)
-    sde-dpmsolver++    x0           sigma' / sigma exp(-h)  alpha'     -2h    sigma' sqrt(1 - exp(-2h))
+    x' = c x - a (phi_1(-k h) D0 + phi_2(-k h) D1 + phi_3(-k h) D2) + b z
 """
 
 import math
@@ -20,9 +14,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from diffrt.errors import InvalidArgument
-from diffrt.schedulers.grid import Node
 from diffrt.schedulers.solver import Solver
+from diffrt.schedulers.table import combined
 
 
 class DPMSolver(Solver):
@@ -36,7 +29,6 @@ class DPMSolver(Solver):
     solver_order: Literal[1, 2, 3] = 2
     algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"] = "dpmsolver++"
     solver_type: Literal["midpoint", "heun"] = "midpoint"
-    lower_order_final: bool = True
     lambda_min_clipped: float = -math.inf
     variance_type: str | None = None
 
@@ -52,30 +44,19 @@ class DPMSolver(Solver):
         """Whether it integrates x0; else eps."""
         return self.algorithm_type.endswith("++")
 
-    def advance(self, x: np.ndarray, z: np.ndarray, at: Node, to: Node, d: Sequence[np.ndarray]) -> np.ndarray:
-        """x' of the formula, with as many differences d as its order."""
-        h = to.lam - at.lam
-        h = 0.0 if -1e-5 < h < 1e-9 else h  # a last step from sigma_min to sigma_min, up to float32
-        c, a, k, b = self._constants(at, to, h)
-        return c * x - a * sum(phi * term for phi, term in zip(self._phi(k, len(d)), d, strict=True)) + b * z
+    @property
+    def tau(self) -> float:
+        """The scale of its noise."""
+        return 1.0 if self.algorithm_type.startswith("sde") else 0.0
 
-    def _constants(self, at: Node, to: Node, h: float) -> tuple[float, float, float, float]:
-        """(c, a, k, b) of the table above."""
-        if h < 0 and self.algorithm_type.startswith("sde"):
-            raise InvalidArgument(
-                f"{self.algorithm_type} cannot step up, from sigma = {at.sigma:g} to {to.sigma:g}: "
-                "take fewer steps, or set final_sigmas_type to zero"
-            )
-        match self.algorithm_type:
-            case "dpmsolver":
-                return to.alpha / at.alpha, to.sigma, h, 0.0
-            case "dpmsolver++":
-                return to.sigma / at.sigma, to.alpha, -h, 0.0
-            case "sde-dpmsolver":
-                return to.alpha / at.alpha, 2 * to.sigma, h, to.sigma * math.sqrt(math.expm1(2 * h))
-            case _:
-                noise = to.sigma * math.sqrt(-math.expm1(-2 * h))
-                return to.sigma / at.sigma * math.exp(-h), to.alpha, -2 * h, noise
+    def weigh(self, lams: Sequence[float], start: float, end: float, k: float) -> list[float]:
+        """The formula's sum, negative, as weights of the outputs made at as many lams as the order."""
+        h = end - start
+        return self.integral(differences(np.eye(len(lams)), lams, h), h, k).tolist()
+
+    def integral(self, d: Sequence[np.ndarray], h: float, k: float) -> np.ndarray:
+        """The same of as many differences d."""
+        return -combined(self._phi(-k * h, len(d)), d)
 
     def _phi(self, k: float, order: int) -> list[float]:
         """phi_1 = exp(k) - 1, phi_2 = phi_1 / k - 1, phi_3 = (phi_1 - k) / k^2 - 1/2; all 0 at k = 0."""
@@ -90,7 +71,7 @@ class DPMSolver(Solver):
         return [phi_1, phi_2, phi_3 + 1 if self.algorithm_type == "sde-dpmsolver++" else phi_3]
 
 
-def differences(y: Sequence[np.ndarray], lams: Sequence[float], h: float) -> list[np.ndarray]:
+def differences(y: Sequence[np.ndarray] | np.ndarray, lams: Sequence[float], h: float) -> list[np.ndarray]:
     """D0, D1, D2, one for each lambda, of predictions y made at lams: D0 = y[0], D1 = h y' at lams[0], and
     D2 = h^2 y'' / 2, by divided differences."""
     if len(lams) == 1:

@@ -1,14 +1,15 @@
 """DPM-Solver, multistep (arXiv:2211.01095, algorithm 2), forwards and backwards. The formula is in dpm.py."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 
-from diffrt.schedulers.dpm import DPMSolver, differences
-from diffrt.schedulers.grid import Custom, Grid, Node
-from diffrt.schedulers.solver import order_at
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.dpm import DPMSolver
+from diffrt.schedulers.exponential import Integrand, multistep
+from diffrt.schedulers.grid import Custom, Grid
+from diffrt.schedulers.onestep import Read
+from diffrt.schedulers.table import Table
 
 
 class Multistep(DPMSolver):
@@ -18,23 +19,15 @@ class Multistep(DPMSolver):
     euler_at_final: bool = False
 
     def build(self, grid: Grid) -> Table:
-        return self.build_with(grid, lambda rows, at: self.predictions(rows, at, self.data, self.thresholding))
+        return self.build_with(grid, self.read)
 
-    def build_with(self, grid: Grid, predictions: Callable[[Rows, Node], tuple[np.ndarray, ...]]) -> Table:
-        """The method for a network that is read another way: (x0, y, what the formula reads)."""
-        rows = Rows("x", *(f"y{j}" for j in range(1, self.solver_order)))
-        x, *past = rows.slots
-        nodes = grid.distinct().at
-        short = self.lower_order_final and len(grid) + grid.skipped < 15
+    def build_with(self, grid: Grid, read: Read) -> Table:
+        """The method for a network that is read another way."""
+        integrand = Integrand(read, self.data, self.thresholding)
         ends_at_one = self.euler_at_final or grid.to[-1].sigma == 0  # only order 1 steps to zero noise
-        for k, (at, to) in enumerate(grid):
-            x0, reads, y = predictions(rows, at)
-            order = order_at(k, len(grid), self.solver_order, short, ends_at_one)
-            lams = [node.lam for node in nodes[k::-1][:order]]
-            d = differences([y, *past], lams, to.lam - at.lam)
-            x_next = self.advance(x, rows.z, at, to, d)
-            rows.add(k, at, y=reads, x0=x0, then=[x_next, y, *past][: self.solver_order])
-        return rows.table(grid, **self.shape())
+        orders = self.multistep_orders(grid, self.solver_order, ends_at_one)
+        memory = self.solver_order - 1
+        return multistep(grid, integrand, orders, None, memory, self.weigh, lambda at: self.tau, **self.shape())
 
 
 class DPMSolverMultistepScheduler(Multistep):
@@ -59,7 +52,7 @@ class DPMSolverMultistepInverseScheduler(Multistep):
 
     def problems(self) -> Iterable[str]:
         yield from super().problems()
-        if self.algorithm_type.startswith("sde"):
+        if self.tau:
             yield f"{self.algorithm_type} adds noise of its own: an inversion needs dpmsolver++ or dpmsolver"
         if self.use_flow_sigmas:
             yield "inversion has no flow levels: set use_flow_sigmas to False"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from diffrt.schedulers.dpm import DPMSolver, differences
+from diffrt.schedulers.exponential import coefficients, gap
 from diffrt.schedulers.grid import Custom, Grid
 from diffrt.schedulers.table import Rows, Table
 
@@ -43,20 +44,22 @@ class DPMSolverSinglestepScheduler(DPMSolver):
     def _build(self, grid: Grid, orders: list[int]) -> Table:
         rows = Rows("x", *("base", "y1", "y2")[: self.solver_order if self.solver_order > 1 else 0])
         x, base, *past = rows.slots if self.solver_order > 1 else (rows.x, rows.x)
-        nodes = grid.distinct().at
+        nodes, integrand = grid.distinct().at, self.integrand(self.data, self.thresholding)
         for k, (at, to) in enumerate(grid):
-            x0, reads, y = self.predictions(rows, at, self.data, self.thresholding)
+            x0, reads, y = integrand.at(at, rows)
             order = min(orders[k], k + 1)
             start = x if order == 1 else base
             group = nodes[k - order + 1 : k + 1]
-            x_next = self.advance(start, rows.z, group[0], to, self._differences(order, [y, *past], group, to.lam))
+            c, a, rate, b = coefficients(group[0], to, self.data, self.tau)
+            h = gap(group[0], to)
+            move = self.integral(self._differences(order, [y, *past], group, h), h, rate)
+            x_next = c * start + a * move + b * rows.z
             rows.add(k, at, y=reads, x0=x0, then=[x_next, start, y, *past][: len(rows.slots)])
         return rows.table(grid, **self.shape())
 
-    def _differences(self, order: int, outputs: list[np.ndarray], group: Any, end: float) -> list[np.ndarray]:
+    def _differences(self, order: int, outputs: list[np.ndarray], group: Any, h: float) -> list[np.ndarray]:
         """D0, D1, D2 at the group's first node. Here D2 is h^2 y''."""
         y, lams = outputs[order - 1 :: -1], [node.lam for node in group]
-        h = end - lams[0]
         if order == 3 and self.solver_type == "midpoint":
             return [*differences(y[::2], lams[::2], h), 0 * y[0]]
         *lower, last = differences(y, lams, h)

@@ -10,7 +10,7 @@ which is to say that m is minus the v of x0 / d. With prediction_type "v_predict
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,9 +18,9 @@ from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.betas import f32, linspace
 from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
-from diffrt.schedulers.euler import churned
+from diffrt.schedulers.euler import euler
 from diffrt.schedulers.grid import Custom, Grid, Node
-from diffrt.schedulers.table import Path, Rows, Table
+from diffrt.schedulers.table import Path, Table
 
 
 class Preconditioned(Scheduler):
@@ -35,16 +35,12 @@ class Preconditioned(Scheduler):
     rho: float = 7.0
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
-    def denoised(self, at: Node, x: np.ndarray, m: np.ndarray) -> np.ndarray:
-        """x0 as a linear function of x and m."""
+    def read(self, at: Node, x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(x0, eps) as linear functions of x and m."""
         d, r = self.sigma_data, math.hypot(at.sigma, self.sigma_data)
         sign = -1 if self.prediction_type == "v_prediction" else 1
-        return (d / r) ** 2 * x + sign * at.sigma * d / r * m
-
-    def predictions(self, rows: Rows, at: Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(x0, y, what the formula reads), for Multistep."""
-        x0 = self.denoised(at, rows.x, rows.m)
-        return x0, x0, rows.y
+        x0 = (d / r) ** 2 * x + sign * at.sigma * d / r * m
+        return x0, (x - x0) / at.sigma
 
     def levels(self, n: int, ramp: np.ndarray) -> np.ndarray:  # [n] f32
         """n of them, falling, in the precision of a ramp from 0 to 1. (The exponential ones are always float32.)"""
@@ -94,14 +90,7 @@ class EDMEulerScheduler(Preconditioned):
     def build(
         self, grid: Grid, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
     ) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            hat, noise = churned(at, len(grid) + grid.skipped, s_churn, s_tmin, s_tmax, s_noise)
-            y = self.denoised(hat, rows.x, rows.m)
-            x, x0 = rows.x + noise * rows.z, rows.y + y[0] * noise * rows.z
-            x_next = x0 + to.sigma / hat.sigma * (x - x0)
-            rows.add(k, at, y=y, x0=self.denoised(at, rows.x, rows.m), then=[x_next])
-        return rows.table(grid)
+        return euler(grid, self.read, s_churn, s_tmin, s_tmax, s_noise)
 
 
 class EDMMultistep(Preconditioned):
@@ -117,12 +106,10 @@ class EDMMultistep(Preconditioned):
         last = self.sigma_min if self.final_sigmas_type == "sigma_min" else 0.0
         return self.through(self.levels(n, linspace(0, 1, n)), last)
 
-    def solve(self, grid: Grid, algorithm_type: str, *more: str) -> Table:
-        """The solver with this class's keys, `more` of them where a class has more."""
-        shared = ("solver_order", "solver_type", "lower_order_final", "euler_at_final", "final_sigmas_type", *more)
-        keys: dict[str, Any] = {key: getattr(self, key) for key in shared}
-        solver = DPMSolverMultistepScheduler(algorithm_type=algorithm_type, **keys)  # type: ignore[arg-type]
-        return solver.build_with(grid, self.predictions)
+    def solve(self, grid: Grid, algorithm_type: str) -> Table:
+        """The solver with this class's keys."""
+        solver = DPMSolverMultistepScheduler.from_config({**vars(self), "algorithm_type": algorithm_type})
+        return solver.build_with(grid, self.read)
 
 
 class EDMDPMSolverMultistepScheduler(Thresholding, EDMMultistep):
@@ -138,8 +125,7 @@ class EDMDPMSolverMultistepScheduler(Thresholding, EDMMultistep):
             yield "sde-dpmsolver++ has no order 3 here: set solver_order to 2"
 
     def build(self, grid: Grid) -> Table:
-        shaping = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
-        return self.solve(grid, self.algorithm_type, *shaping)
+        return self.solve(grid, self.algorithm_type)
 
 
 class CosineDPMSolverMultistepScheduler(EDMMultistep):

@@ -15,14 +15,13 @@ from diffrt.schedulers.base import Exploding
 from diffrt.schedulers.betas import f32, linspace, sigmas_of
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.grid import Custom, Grid, Node, time_of, ve_grid, ve_levels
-from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.onestep import Read, one_step
+from diffrt.schedulers.table import Form, Rows, Table
 
 
 class EulerDiscreteScheduler(Respacing, Exploding):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
 
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: float | None = None
     sigma_max: float | None = None
@@ -63,15 +62,8 @@ class EulerDiscreteScheduler(Respacing, Exploding):
     def build(
         self, grid: Grid, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
     ) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            hat, noise = churned(at, len(grid) + grid.skipped, s_churn, s_tmin, s_tmax, s_noise)
-            node = at if self.prediction_type == "v_prediction" else hat  # as the reference reads the output
-            y, _ = predict(self.prediction_type, node, rows.x, rows.m)
-            x, x0 = rows.x + noise * rows.z, rows.y + y[0] * noise * rows.z
-            x_next = x0 + to.sigma / hat.sigma * (x - x0)
-            rows.add(k, at, y=y, x0=predict(self.prediction_type, at, rows.x, rows.m)[0], then=[x_next])
-        return rows.table(grid)
+        before = self.prediction_type == "v_prediction"  # as the reference reads it
+        return euler(grid, self.read, s_churn, s_tmin, s_tmax, s_noise, before=before)
 
 
 class EulerAncestralDiscreteScheduler(Exploding):
@@ -80,17 +72,12 @@ class EulerAncestralDiscreteScheduler(Exploding):
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     rescale_betas_zero_snr: bool = False
 
-    def grid(self, n: int) -> Grid:
-        return self.sigma_grid(self.times(n))
-
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             down, up = ancestral(at, to)
-            x_next = rows.y + down / at.sigma * (rows.x - rows.y) + up * rows.z
-            rows.add(k, at, y=x0, x0=x0, then=[x_next])
-        return rows.table(grid)
+            return y + down / at.sigma * (x - y) + up * z
+
+        return one_step(grid, self.read, move)
 
 
 def ancestral(at: Node, to: Node) -> tuple[float, float]:
@@ -101,7 +88,20 @@ def ancestral(at: Node, to: Node) -> tuple[float, float]:
 
 def churned(at: Node, steps: int, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> tuple[Node, float]:
     """The node that churn climbs to from a VE node, and how much fresh noise it adds for that (arXiv:2206.00364,
-    algorithm 2). The network is asked before the climb, as in the reference; the paper asks it after."""
+    algorithm 2)."""
     gamma = min(s_churn / steps, math.sqrt(2) - 1) if s_tmin <= at.sigma <= s_tmax else 0.0
     hat = replace(at, sigma=at.sigma * (1 + gamma))
     return hat, s_noise * math.sqrt(hat.sigma**2 - at.sigma**2)
+
+
+def euler(grid: Grid, read: Read, *churn: float, before: bool = False) -> Table:
+    """Of VE nodes. The network is asked before the climb, as in the reference (the paper asks it after), and read as if
+    x were above it, or with `before` as what it was asked about."""
+    rows = Rows("x")
+    for k, (at, to) in enumerate(grid):
+        hat, noise = churned(at, len(grid) + grid.skipped, *churn)
+        y, _ = read(at if before else hat, rows.x, rows.m)
+        x, x0 = rows.x + noise * rows.z, rows.y + y[0] * noise * rows.z
+        x_next = x0 + to.sigma / hat.sigma * (x - x0)
+        rows.add(k, at, y=y, x0=read(at, rows.x, rows.m)[0], then=[x_next])
+    return rows.table(grid)

@@ -1,29 +1,78 @@
-"""Adams methods for semilinear equations: the integral of an exponential times a polynomial through past outputs.
+"""Exponential integrators: exact but for a polynomial through past outputs, whose integral is closed form.
 
-With lambda = log(alpha / sigma), the exact solution of the diffusion ODE from start to end is (Lu et al. 2022,
-arXiv:2211.01095, eq. 8, and arXiv:2206.00927, eq. 3.4, where tau = 0; with noise Xue et al. 2023, arXiv:2309.05019,
-section 4)
+With lambda = log(alpha / sigma), h the step in it and noise scaled by tau (0: the ODE, 1: the reverse SDE), the
+diffusion equation's solution from start to end is (Lu et al. 2022, arXiv:2206.00927, eq. 3.4, and arXiv:2211.01095,
+eq. 8; with noise Xue et al. 2023, arXiv:2309.05019, section 4)
 
-    x' = c x + a k int exp(k (lambda - end)) y(lambda) d lambda
+    x' = c x + a k int exp(k (lambda - end)) y(lambda) d lambda + b z
 
-                 y     c                                  a                    k
-    data         x0    sigma' / sigma exp(-tau^2 h)       alpha'               1 + tau^2
-    noise        eps   alpha' / alpha                     (1 + tau^2) sigma'   -1
+             y     c                                  a                    k            b
+    data     x0    sigma' / sigma exp(-tau^2 h)       alpha'               1 + tau^2    sigma' sqrt(1 - exp(-2 tau^2 h))
+    noise    eps   alpha' / alpha                     (1 + tau^2) sigma'   -1           tau sigma' sqrt(exp(2h) - 1)
 
-An Adams-Bashforth or Adams-Moulton method puts the polynomial through known outputs in place of y.
+An Adams-Bashforth or Adams-Moulton method puts the polynomial through known outputs in place of y (`weights`);
+DPM-Solver expands y where the step begins (dpm.py).
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.polynomial import polynomial
 
+from diffrt.errors import InvalidArgument
+from diffrt.schedulers.grid import Grid, Node
+from diffrt.schedulers.onestep import Read
+from diffrt.schedulers.table import Form, Rows, Table, combined
 
-def weights(
-    lams: Sequence[float], start: float, end: float, k: float, half: Literal["bh1", "bh2"] | None = None
-) -> list[float]:
+Half = Literal["bh1", "bh2"] | None
+Weigh = Callable[[Sequence[float], float, float, float], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Integrand:
+    """The y of the table above, of a network that is read so: x0 where `data`, else eps. A threshold acts on x0; what
+    it leaves says what eps is."""
+
+    read: Read
+    data: bool
+    shaped: bool = False
+
+    def at(self, node: Node, rows: Rows) -> tuple[Form, Form, Form]:
+        """(x0, what the table's y is of x and m, the y of the formula)."""
+        x0, eps = self.read(node, rows.x, rows.m)
+        if self.data:
+            return x0, x0, rows.y
+        if self.shaped:
+            return x0, x0, (rows.x - node.alpha * rows.y) / node.sigma
+        return x0, eps, rows.y
+
+
+def gap(at: Node, to: Node) -> float:
+    """h; 0 where a step from sigma_min to sigma_min is one but for float32."""
+    h = to.lam - at.lam
+    return 0.0 if -1e-5 < h < 1e-9 else h
+
+
+def coefficients(at: Node, to: Node, data: bool, tau: float) -> tuple[float, float, float, float]:
+    """(c, a, k, b) of the table above."""
+    h = gap(at, to)
+    if h < 0 and tau:
+        raise InvalidArgument(
+            f"a method that adds noise cannot step up, from sigma = {at.sigma:g} to {to.sigma:g}: "
+            "take fewer steps, or set final_sigmas_type to zero"
+        )
+    if data:
+        spent = tau**2 * h if tau else 0.0  # h may be infinite
+        noise = to.sigma * math.sqrt(-math.expm1(-2 * spent))
+        return to.sigma / at.sigma * math.exp(-spent), to.alpha, 1 + tau**2, noise
+    noise = tau * to.sigma * math.sqrt(math.expm1(2 * h)) if tau else 0.0
+    return to.alpha / at.alpha, (1 + tau**2) * to.sigma, -1, noise
+
+
+def weights(lams: Sequence[float], start: float, end: float, k: float, half: Half = None) -> list[float]:
     """What k int exp(k (lambda - end)) y(lambda) d lambda is of outputs y made at lams.
 
     `half` takes the integral of the slope of two outputs to be half of what it would be at the end: h B / 2 with
@@ -39,10 +88,13 @@ def weights(
     if half and len(lams) == 2:
         slope = h / 2 * (z if half == "bh1" else whole) / (lams[0] - lams[1])
         return [slope + whole, -slope] if lams[0] == start else [slope, whole - slope]
-    u = (np.array(lams) - start) / h
-    integrals = moments(z, len(u))
-    lagrange = [polynomial.polyfromroots(np.delete(u, j)) / np.prod(u[j] - np.delete(u, j)) for j in range(len(u))]
-    return [float(np.dot(coefficients, integrals)) for coefficients in lagrange]
+    return [float(weight) for weight in lagrange((np.array(lams) - start) / h) @ moments(z, len(lams))]
+
+
+def lagrange(u: np.ndarray) -> np.ndarray:  # [n] -> [n, n]
+    """The coefficients of the polynomials that are 1 at one of these and 0 at the others, of u^0, u^1, ..."""
+    others = [np.delete(u, j) for j in range(len(u))]
+    return np.array([polynomial.polyfromroots(o) / np.prod(here - o) for here, o in zip(u, others, strict=True)])
 
 
 def moments(z: float, count: int) -> np.ndarray:  # [count] f64
@@ -55,3 +107,40 @@ def moments(z: float, count: int) -> np.ndarray:  # [count] f64
     for i in range(1, count):
         values.append(1 - i / z * values[-1])
     return np.array(values)
+
+
+def multistep(
+    grid: Grid,
+    integrand: Integrand,
+    predictor: Sequence[int],
+    corrector: Sequence[int] | None = None,
+    memory: int = 0,
+    weigh: Weigh = weights,
+    tau: Callable[[Node], float] = lambda at: 0.0,
+    **how: Any,
+) -> Table:
+    """The table of a method that remembers so many past outputs.
+
+    `predictor` is the order of each step. `corrector` [n], where there is one, is that of the step once more when the
+    output at its end is known; 0 leaves it as it is. It goes with the same draw, and costs no evaluation. `weigh` is
+    `weights`, or what stands for it.
+    """
+    # ahead: where the step before leads by the outputs that were there. The newest one corrects it.
+    names = [] if corrector is None else ["ahead"]
+    rows = Rows("x", *names, *(f"y{j}" for j in range(1, memory + 1)))
+    lams, newest = [node.lam for node in grid.distinct().at], 0.0
+    for k, (at, to) in enumerate(grid):
+        x0, reads, y = integrand.at(at, rows)
+        x = rows.slots[1] + newest * y if newest else rows.x
+        outputs = (y, *rows.slots[1 + len(names) :])
+        c, a, rate, b = coefficients(at, to, integrand.data, tau(at))
+        end = to.lam if gap(at, to) else at.lam
+        moved = c * x + b * rows.z
+        x_next = moved + a * combined(weigh(lams[k::-1][: predictor[k]], at.lam, end, rate), outputs)
+        newest, ahead = 0.0, 0 * x
+        if corrector is not None and corrector[k]:
+            first, *others = weigh(lams[k + 1 :: -1][: corrector[k]], at.lam, end, rate)
+            newest, ahead = a * first, moved + a * combined(others, outputs)
+        then = [x_next, ahead, *outputs] if names else [x_next, *outputs]
+        rows.add(k, at, y=reads, x0=x0, then=then[: len(rows.slots)])
+    return rows.table(grid, **how)

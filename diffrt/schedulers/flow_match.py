@@ -6,6 +6,7 @@ eq. 23). The model is told num_train_timesteps times sigma.
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from operator import attrgetter
 from typing import Literal
 
@@ -16,9 +17,11 @@ from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.betas import f32
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.grid import Custom, Grid, Node
+from diffrt.schedulers.onestep import along, one_step, resampled
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.shifting import flow_node, picture_mu, shifted, stretched, time_shifted
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.table import Form, Table
+from diffrt.schedulers.two_stage import heun
 
 
 def flow_grid(times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]
@@ -30,15 +33,12 @@ def flow_grid(times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]
     )
 
 
-def euler(grid: Grid, sign: int = 1, resample: bool = False) -> Table:
-    """Along the flow the network tells (times sign), or to the picture and back with fresh noise."""
-    rows = Rows("x")
-    for k, (at, to) in enumerate(grid):
-        flow = sign * rows.m
-        x0, _ = predict("flow_prediction", at, rows.x, flow)
-        x_next = to.alpha * rows.y + to.sigma * rows.z if resample else rows.x + (to.sigma - at.sigma) * flow
-        rows.add(k, at, y=x0, x0=x0, then=[x_next])
-    return rows.table(grid)
+flow = partial(predict, "flow_prediction")
+
+
+def inverted(at: Node, x: Form, m: Form) -> tuple[Form, Form]:
+    """Of a network that tells x0 - eps."""
+    return flow(at, x, -m)
 
 
 class FlowTime(Scheduler):
@@ -116,7 +116,8 @@ class FlowMatchEulerDiscreteScheduler(ShiftedFlow):
             yield "stochastic_sampling is not defined for inverted levels: set invert_sigmas to False"
 
     def build(self, grid: Grid) -> Table:
-        return euler(grid, -1 if self.invert_sigmas else 1, self.stochastic_sampling)
+        read = inverted if self.invert_sigmas else flow
+        return one_step(grid, read, resampled if self.stochastic_sampling else along)
 
 
 class FlowMatchLCMScheduler(ShiftedFlow):
@@ -133,7 +134,7 @@ class FlowMatchLCMScheduler(ShiftedFlow):
             yield "its step is not defined for inverted levels: set invert_sigmas to False"
 
     def build(self, grid: Grid) -> Table:
-        return euler(grid, resample=True)
+        return one_step(grid, flow, resampled)
 
 
 class FlowMatchHeunDiscreteScheduler(FlowTime):
@@ -147,16 +148,7 @@ class FlowMatchHeunDiscreteScheduler(FlowTime):
         return flow_grid(levels * self.num_train_timesteps, np.append(levels, 0))
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x", "half")  # half a step along the first flow
-        x, half = rows.slots
-        for k, (at, to) in enumerate(grid):
-            h = to.sigma - at.sigma
-            x0, _ = predict("flow_prediction", at, x, rows.m)
-            rows.add(k, at, y=x0, x0=x0, then=[x + h * rows.m, x + h / 2 * rows.m if to.sigma else 0 * x])
-            if to.sigma:
-                x0, _ = predict("flow_prediction", to, x, rows.m)
-                rows.add(k, to, y=x0, x0=x0, then=[half + h / 2 * rows.m, 0 * x])
-        return rows.table(grid)
+        return heun(grid, flow)
 
 
 class FlowMapEulerDiscreteScheduler(FlowTime):
@@ -174,7 +166,7 @@ class FlowMapEulerDiscreteScheduler(FlowTime):
         return flow_grid(levels * self.num_train_timesteps, np.append(levels, 0))
 
     def build(self, grid: Grid) -> Table:
-        return euler(grid)
+        return one_step(grid, flow, along)
 
 
 class LTXEulerAncestralRFScheduler(FlowTime):
@@ -200,12 +192,10 @@ class LTXEulerAncestralRFScheduler(FlowTime):
         return flow_grid(levels[:-1] * self.num_train_timesteps, levels)
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0, _ = predict("flow_prediction", at, rows.x, rows.m)
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             down = to.sigma * (1 + (to.sigma / at.sigma - 1) * self.eta)
             kept = to.alpha / (1 - down)
             up = math.sqrt(max(to.sigma**2 - (kept * down) ** 2, 0))
-            fallen = rows.y + down / at.sigma * (rows.x - rows.y)
-            rows.add(k, at, y=x0, x0=x0, then=[kept * fallen + self.s_noise * up * rows.z])
-        return rows.table(grid)
+            return kept * (y + down / at.sigma * (x - y)) + self.s_noise * up * z
+
+        return one_step(grid, flow, move)

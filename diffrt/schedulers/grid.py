@@ -105,7 +105,7 @@ class Grid:
     def distinct(self) -> "Grid":
         """Itself, where no level repeats (the last step may stand still): multistep methods divide by gaps."""
         levels = self.sigmas[:-1]
-        repeats = np.flatnonzero(np.diff(levels) * np.sign(levels[-1] - levels[0]) <= 0)
+        repeats = np.flatnonzero(np.diff(levels) * (1 if levels[-1] > levels[0] else -1) <= 0)
         if len(repeats):
             raise InvalidArgument(
                 f"{len(self)} steps visit the noise level at t = {self.at[repeats[0] + 1].t:g} twice: "
@@ -131,10 +131,10 @@ def spaced(spacing: str, n: int, last: int, offset: int = 0, stride: float | Non
     return times[times >= 0]
 
 
-def karras(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to lo
-    """arXiv:2206.00364 eq. 5 with rho = 7."""
-    lo, hi = lo ** (1 / 7), hi ** (1 / 7)
-    return (hi + np.linspace(0, 1, n) * (lo - hi)) ** 7
+def karras(lo: float, hi: float, n: int, rho: float = 7.0) -> np.ndarray:  # [n] f64, from hi down to lo
+    """arXiv:2206.00364 eq. 5."""
+    lo, hi = lo ** (1 / rho), hi ** (1 / rho)
+    return (hi + np.linspace(0, 1, n) * (lo - hi)) ** rho
 
 
 def exponential(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to lo
@@ -149,7 +149,7 @@ def lu(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to 
 
 def beta(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to lo
     """Quantiles of the beta(0.6, 0.6) distribution: denser at both ends (Lee et al. 2024, arXiv:2407.12173)."""
-    return lo + (hi - lo) * beta_quantile(1 - np.linspace(0, 1, n), 0.6, 0.6)
+    return lo + (hi - lo) * beta_quantile(1 - np.linspace(0, 1, n), 0.6)
 
 
 RESPACINGS = {

@@ -15,8 +15,8 @@ from diffrt.schedulers.base import Classic
 from diffrt.schedulers.betas import f32
 from diffrt.schedulers.config import Thresholding, allows
 from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node
-from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.onestep import along, one_step
+from diffrt.schedulers.table import Form, Table
 
 SIGMA_DATA = 0.5
 
@@ -75,15 +75,14 @@ class LCMScheduler(Distilled):
         return Grid.through([*nodes, vp_node(0, 1.0)])
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
-            x0, _ = predict(self.prediction_type, at, rows.x, rows.m)
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             # arXiv:2303.01469 eq. 5: the identity at t = 0, and all but x0 itself soon after.
             scaled = at.t * self.timestep_scaling
             norm = math.hypot(scaled, SIGMA_DATA)
-            picture = (SIGMA_DATA / norm) ** 2 * rows.x + scaled / norm * rows.y
-            rows.add(k, at, y=x0, x0=x0, then=[to.alpha * picture + to.sigma * rows.z])
-        return rows.table(grid, **self.shape())
+            picture = (SIGMA_DATA / norm) ** 2 * x + scaled / norm * y
+            return to.alpha * picture + to.sigma * z
+
+        return one_step(grid, self.read, move, **self.shape())
 
 
 class TCDScheduler(Distilled):
@@ -102,10 +101,11 @@ class TCDScheduler(Distilled):
         return Grid.through([*nodes, vp_node(0, self.abar()[0])])
 
     def build(self, grid: Grid, eta: float = 0.3) -> Table:
-        rows, abar = Rows("x"), self.abar()
-        for k, (at, to) in enumerate(grid):
-            x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
+        abar = self.abar()
+
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             s = vp_node(to.t, abar[int(f32(1 - eta) * f32(to.t))])
-            fallen, kept = s.alpha * rows.y + s.sigma * eps, to.alpha / s.alpha
-            rows.add(k, at, y=x0, x0=x0, then=[kept * fallen + math.sqrt(max(1 - kept**2, 0)) * rows.z])
-        return rows.table(grid)
+            kept = to.alpha / s.alpha
+            return kept * along(at, s, x, y, eps, z) + math.sqrt(max(1 - kept**2, 0)) * z
+
+        return one_step(grid, self.read, move)

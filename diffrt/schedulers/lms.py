@@ -1,15 +1,14 @@
 """Linear multistep in sigma, for dx/dsigma = eps (Karras et al. 2022, arXiv:2206.00364, eq. 1): Adams-Bashforth
 on a non-uniform grid (Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, III.5)."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.polynomial import Polynomial, polynomial
 
 from diffrt.schedulers.base import Exploding
 from diffrt.schedulers.config import Respacing
+from diffrt.schedulers.exponential import lagrange
 from diffrt.schedulers.grid import Grid
-from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table, combined
 
 ORDER = 4
@@ -18,17 +17,12 @@ ORDER = 4
 class LMSDiscreteScheduler(Respacing, Exploding):
     """Order 4 in past noise predictions, rising from order 1 at the start."""
 
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-
-    def grid(self, n: int) -> Grid:
-        return self.sigma_grid(self.times(n))
-
     def build(self, grid: Grid) -> Table:
         rows = Rows("x", *(f"y{j}" for j in range(1, ORDER)))
         x, *past = rows.slots
         sigmas = grid.distinct().sigmas
         for k, (at, _) in enumerate(grid):
-            x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
+            x0, eps = self.read(at, rows.x, rows.m)
             outputs = [rows.y, *past]
             x_next = x + combined(adams(sigmas[k::-1][:ORDER], sigmas[k + 1]), outputs)
             rows.add(k, at, y=eps, x0=x0, then=[x_next, *outputs[:-1]])
@@ -46,10 +40,4 @@ def adams(nodes: np.ndarray, to: float) -> list[float]:
     In u = (sigma - nodes[0]) / h every root is <= 0 and the interval is [0, 1], so that no digits cancel.
     """
     h = to - nodes[0]
-    u = (nodes - nodes[0]) / h
-    weights = []
-    for j in range(len(u)):
-        roots = np.delete(u, j)
-        lagrange = Polynomial(polynomial.polyfromroots(roots)) / np.prod(u[j] - roots)
-        weights.append(float(h * lagrange.integ()(1.0)))
-    return weights
+    return [float(weight) for weight in h * lagrange((nodes - nodes[0]) / h) @ (1 / np.arange(1, len(nodes) + 1))]

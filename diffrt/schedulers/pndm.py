@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import DiscreteTime, Scheduler
+from diffrt.schedulers.base import Scheduler, Strided
 from diffrt.schedulers.betas import f32, linspace
 from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.prediction import predict
@@ -21,7 +21,7 @@ from diffrt.schedulers.table import Rows, Table, combined
 ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-class PNDMScheduler(DiscreteTime):
+class PNDMScheduler(Strided):
     """Linear multistep over four outputs. It starts with three Runge-Kutta steps of four evaluations each, or,
     with skip_prk_steps (PLMS), with one step that is predicted and corrected and then with fewer outputs."""
 
@@ -29,14 +29,6 @@ class PNDMScheduler(DiscreteTime):
     set_alpha_to_one: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
-
-    def grid(self, n: int) -> Grid:
-        if not self.skip_prk_steps and n < 4:
-            raise InvalidArgument(
-                f"num_inference_steps = {n}, allowed: 4 or more, which PNDM's Runge-Kutta start needs; "
-                "or set skip_prk_steps"
-            )
-        return self.strided_grid(n, self.set_alpha_to_one)
 
     def build(self, grid: Grid) -> Table:
         return self._build(grid)
@@ -57,11 +49,11 @@ class PNDMScheduler(DiscreteTime):
             return training_node(self.abar(), t, self.set_alpha_to_one)
 
         def move(x: np.ndarray, out: np.ndarray, at: Node, to: Node) -> np.ndarray:  # (9)
-            x0, eps = predict(self.prediction_type, at, x, out)
+            x0, eps = self.read(at, x, out)
             return to.alpha * x0 + to.sigma * eps
 
         def add(step: int, at: Node, *then: np.ndarray) -> None:
-            x0, _ = predict(self.prediction_type, at, x, m)
+            x0, _ = self.read(at, x, m)
             rows.add(step, at, y=m, x0=x0, then=then[: len(rows.slots)])
 
         steps = list(grid)
@@ -74,7 +66,9 @@ class PNDMScheduler(DiscreteTime):
             outputs = done = 1
         else:
             if len(steps) < 4:
-                raise InvalidArgument(f"{len(steps)} steps are left: PNDM's Runge-Kutta start needs 4 or more")
+                raise InvalidArgument(
+                    f"{len(steps)} steps, allowed: 4 or more for PNDM's Runge-Kutta start; or set skip_prk_steps"
+                )
             for k, (at, _) in enumerate(steps[:3]):  # (13)
                 to = grid.at[k + 1]
                 half = stride // 2

@@ -14,31 +14,22 @@ from typing import Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import Trained
-from diffrt.schedulers.betas import alphas_cumprod, betas_of
+from diffrt.schedulers.base import Betas
+from diffrt.schedulers.betas import betas_of
 from diffrt.schedulers.ddim import split_noise
 from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.table import Rows, Table
 
 
-class RePaintScheduler(Trained):
+class RePaintScheduler(Betas):
     """DDIM that goes back up in time and draws again, around what is known. A step down is one evaluation, a step up
     one row of fresh noise for each training step in it. Both count as steps of the run, so that a table has more than
     num_inference_steps of them."""
 
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear"
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear"  # type: ignore[assignment]
     eta: float = 0.0
-    trained_betas: tuple[float, ...] | None = None
     clip_sample: bool = True
-
-    def _schedule(self) -> tuple:
-        return self.num_train_timesteps, self.beta_start, self.beta_end, self.beta_schedule, self.trained_betas
-
-    def abar(self) -> np.ndarray:  # [T] f32
-        return alphas_cumprod(*self._schedule())
 
     def grid(self, n: int, jump_length: int = 10, jump_n_sample: int = 10) -> Grid:
         """Down from the last of n times to the first; on the way, at every jump_length-th, back up
@@ -48,7 +39,7 @@ class RePaintScheduler(Trained):
         for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
             if value < 1:
                 raise InvalidArgument(f"{name} = {value}, allowed: from 1")
-        abar, betas = self.abar(), betas_of(*self._schedule())
+        abar, betas = self.abar(), betas_of(*self.schedule())
         stride = self.num_train_timesteps // n
         jumps = {j: jump_n_sample - 1 for j in range(0, n - jump_length, jump_length)}
         steps: list[tuple[Node, Node]] = []
@@ -70,7 +61,7 @@ class RePaintScheduler(Trained):
         return Grid(at, to)
 
     def build(self, grid: Grid) -> Table:
-        rows, betas = Rows("x"), betas_of(*self._schedule()).astype(np.float64)
+        rows, betas = Rows("x"), betas_of(*self.schedule()).astype(np.float64)
         for k, (at, to) in enumerate(grid):
             if to.t > at.t:
                 alpha = at.alpha

@@ -3,6 +3,7 @@ appendix E, predictors of algorithms 2 (variance exploding) and 3 (variance pres
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +11,9 @@ import numpy as np
 from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.betas import f32, linspace
 from diffrt.schedulers.grid import Grid, Node, vp_node
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.onestep import one_step
+from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.table import Form, Table
 
 
 class ScoreSdeVeScheduler(Scheduler):
@@ -45,13 +48,15 @@ class ScoreSdeVeScheduler(Scheduler):
         return Grid(at, tuple(Node(0.0, 1.0, float(train[i - 1])) for i in index), high)
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x")
-        for k, (at, to) in enumerate(grid):
+        def read(at: Node, x: Form, score: Form) -> tuple[Form, Form]:
+            return x + at.sigma**2 * score, -at.sigma * score
+
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             fall = at.sigma**2 - to.sigma**2
-            noise = 0.0 if k == len(grid) - 1 else math.sqrt(fall)
-            x0 = rows.x + at.sigma**2 * rows.m
-            rows.add(k, at, y=x0, x0=x0, then=[rows.x + fall * rows.m + noise * rows.z])
-        return rows.table(grid)
+            noise = 0.0 if at is grid.at[-1] else math.sqrt(fall)
+            return x - fall / at.sigma * eps + noise * z
+
+        return one_step(grid, read, move)
 
     def correct(self, x: np.ndarray, score: np.ndarray, noise: np.ndarray) -> np.ndarray:  # all [B, ...]
         """One step of annealed Langevin dynamics at a fixed level (algorithm 4), as long as snr and the mean norms of
@@ -85,10 +90,11 @@ class ScoreSdeVpScheduler(Scheduler):
         return Grid.through([*nodes, vp_node(0, 1.0)])
 
     def build(self, grid: Grid) -> Table:
-        rows, dt = Rows("x"), 1 / (len(grid) + grid.skipped)
-        for k, (at, to) in enumerate(grid):
+        dt = 1 / (len(grid) + grid.skipped)
+
+        def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
             beta = self.beta_min + at.t * (self.beta_max - self.beta_min)
-            mean = (1 + beta * dt / 2) * rows.x - beta * dt / at.sigma * rows.m
-            x0 = (rows.x - at.sigma * rows.m) / at.alpha
-            rows.add(k, at, y=x0, x0=x0, then=[mean + (math.sqrt(beta * dt) * rows.z if to.sigma else 0)])
-        return rows.table(grid)
+            mean = (1 + beta * dt / 2) * x - beta * dt / at.sigma * eps
+            return mean + (math.sqrt(beta * dt) * z if to.sigma else 0)
+
+        return one_step(grid, partial(predict, "epsilon"), move)

@@ -34,14 +34,14 @@ def picture_mu(config: Mapping[str, Any], tokens: int) -> float:
 
 
 def time_shifted(sigmas: np.ndarray, mu: float, kind: str) -> np.ndarray:  # [n] -> [n]
-    """The dynamic shift, by the mu of a picture's size: ratios grow by exp(mu) ("exponential") or mu ("linear")."""
+    """Shifted by what mu stands for; in float32 not quite what `shifted` makes of that."""
     shift = dynamic_shift(mu, kind)
     with np.errstate(divide="ignore"):  # sigma = 0 stays there
         return shift / (shift + (1 / sigmas - 1))
 
 
 def dynamic_shift(mu: float, kind: str) -> float:
-    """The static shift that mu stands for, or InvalidArgument."""
+    """The static shift that the mu of a picture's size stands for: exp(mu) ("exponential") or mu ("linear")."""
     low, high = (-50, 50) if kind == "exponential" else (1e-6, 1e6)
     if not isinstance(mu, (int, float, np.number)) or not low <= mu <= high:
         raise InvalidArgument(f"mu = {mu!r}, allowed with time_shift_type {kind}: from {low:g} to {high:g}")

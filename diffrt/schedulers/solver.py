@@ -15,10 +15,9 @@ from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.config import Respacing, Thresholding
-from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, Node, noise_to_signal, spaced, time_of, vp_node_of_sigma
-from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.exponential import Integrand
+from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, noise_to_signal, spaced, time_of, vp_node_of_sigma
 from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
-from diffrt.schedulers.table import Rows
 
 
 class Solver(Thresholding, Respacing, DiscreteTime):
@@ -26,7 +25,8 @@ class Solver(Thresholding, Respacing, DiscreteTime):
 
     flow_respacings: ClassVar[tuple[str, ...]] = ()  # the re-spacings that use_flow_sigmas can be combined with
 
-    prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "epsilon"
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "epsilon"  # type: ignore[assignment]
+    lower_order_final: bool = True
     use_flow_sigmas: bool = False
     flow_shift: float = 1.0
 
@@ -80,12 +80,9 @@ class Solver(Thresholding, Respacing, DiscreteTime):
         """The static shift of a run, from the config or by what mu it is given."""
         if mu is None:
             return self.flow_shift
-        self.check_dynamic(mu)
-        return dynamic_shift(mu, getattr(self, "time_shift_type", "exponential"))
-
-    def check_dynamic(self, mu: float) -> None:
         if not getattr(self, "use_dynamic_shifting", False):
             raise InvalidArgument(f"mu = {mu!r} is for dynamic shifting: set use_dynamic_shifting, or leave mu out")
+        return dynamic_shift(mu, getattr(self, "time_shift_type", "exponential"))
 
     def forward_grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
         """Towards the picture: to zero noise, or as near to it as final_sigmas_type or the class goes."""
@@ -128,25 +125,15 @@ class Solver(Thresholding, Respacing, DiscreteTime):
         return float(sigmas[-1] if self.use_flow_sigmas or self.respacing() else self.train_sigmas[0])
 
     def through(self, times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]
-        nodes = [self._node(t, sigma) for t, sigma in zip((*times, 0.0), sigmas.astype(f32), strict=True)]
+        node = flow_node if self.use_flow_sigmas else vp_node_of_sigma
+        nodes = [node(t, sigma) for t, sigma in zip((*times, 0.0), sigmas.astype(f32), strict=True)]
         return Grid.through(nodes, level=attrgetter("sigma") if self.use_flow_sigmas else noise_to_signal)
 
-    def _node(self, t: float, sigma: float) -> Node:
-        return flow_node(t, sigma) if self.use_flow_sigmas else vp_node_of_sigma(t, sigma)
+    def integrand(self, data: bool, shaped: bool) -> Integrand:
+        return Integrand(self.read, data, shaped)
 
-    def predictions(self, rows: Rows, at: Node, data: bool, shaped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(x0, what the table's y is of x and m, what the formula reads): x0 where `data`, else eps. A threshold
-        acts on x0; what it leaves says what eps is."""
-        x0, eps = predict(self.prediction_type, at, rows.x, rows.m)
-        if data:
-            return x0, x0, rows.y
-        if shaped:
-            return x0, x0, (rows.x - at.alpha * rows.y) / at.sigma
-        return x0, eps, rows.y
-
-
-def order_at(k: int, n: int, most: int, short: bool, ends_at_one: bool) -> int:
-    """The order of step k of n: as many past outputs as there are, and fewer in the last two steps of a short run."""
-    if k == n - 1 and (short or ends_at_one):
-        return 1
-    return min(most, k + 1, 2 if k == n - 2 and short else most)
+    def multistep_orders(self, grid: Grid, most: int, ends_at_one: bool = False) -> list[int]:
+        """Of each step: as many past outputs as there are, and fewer in the last two steps of a short run."""
+        n, short = len(grid), self.lower_order_final and len(grid) + grid.skipped < 15
+        end = {n - 1: 1 if short or ends_at_one else most, n - 2: 2 if short else most}
+        return [min(most, k + 1, end.get(k, most)) for k in range(n)]

@@ -105,13 +105,13 @@ class Table:
 
     def before(self, stop: int) -> "Table":
         """Its rows before step `stop`: another run goes on from there."""
-        kept = self.step_of < stop
-        rows = {name: getattr(self, name)[kept] for name in self._columns()}
-        return replace(self, **rows, step_of=self.step_of[kept])
+        return self._only(self.step_of < stop)
 
     def after(self, skip: int) -> "Table":
         """Its rows from step `skip` on; what earlier steps would have remembered is zero."""
-        kept = self.step_of >= skip
+        return self._only(self.step_of >= skip, skip)
+
+    def _only(self, kept: np.ndarray, skip: int = 0) -> "Table":  # [E] bool
         rows = {name: getattr(self, name)[kept] for name in self._columns()}
         return replace(self, **rows, step_of=self.step_of[kept] - skip)
 
@@ -128,7 +128,8 @@ class Table:
         W[apart, :, 0] += W[apart, :, -3] * self.p[apart, None]
         W[apart, :, -2] += W[apart, :, -3] * self.q[apart, None]
         W[apart, :, -3] = 0
-        return W
+        near = np.round(W)
+        return np.where(abs(W - near) < 4e-15, near, W)  # a sum that is 0 or 1 but for rounding costs a product
 
     @cached_property
     def programs(self) -> list[Program]:

@@ -21,7 +21,7 @@ from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.euler import ancestral
 from diffrt.schedulers.grid import Grid, Node, time_of, ve_node
-from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.onestep import Read
 from diffrt.schedulers.table import Path, Rows, Table
 
 
@@ -50,18 +50,23 @@ class HeunDiscreteScheduler(TwoStage):
         return self.sigma_grid(self.times(n, timesteps))
 
     def build(self, grid: Grid) -> Table:
-        rows = Rows("x", "half")  # half: x after half a step of the first slope
-        x, half = rows.slots
-        for k, (at, to) in enumerate(grid):
-            step = to.sigma - at.sigma
-            x0, _ = predict(self.prediction_type, at, x, rows.m)
-            slope = (x - rows.y) / at.sigma
-            rows.add(k, at, y=x0, x0=x0, then=[x + step * slope, x + step / 2 * slope])
-            if to.sigma:
-                x0, _ = predict(self.prediction_type, to, x, rows.m)
-                slope = (x - rows.y) / to.sigma
-                rows.add(k, to, y=x0, x0=x0, then=[half + step / 2 * slope, half])
-        return rows.table(grid, **self.shape())
+        return heun(grid, self.read, **self.shape())
+
+
+def heun(grid: Grid, read: Read, **how: Any) -> Table:
+    """Of VE nodes, or of a flow's, whose slope dx/dsigma = eps - x0 is the same of x and x0."""
+    rows = Rows("x", "half")  # half: x after half a step of the first slope
+    x, half = rows.slots
+    for k, (at, to) in enumerate(grid):
+        step = to.sigma - at.sigma
+        x0, _ = read(at, x, rows.m)
+        slope = (x - rows.y) / at.sigma
+        rows.add(k, at, y=x0, x0=x0, then=[x + step * slope, x + step / 2 * slope if to.sigma else 0 * x])
+        if to.sigma:
+            x0, _ = read(to, x, rows.m)
+            slope = (x - rows.y) / to.sigma
+            rows.add(k, to, y=x0, x0=x0, then=[half + step / 2 * slope, 0 * x])
+    return rows.table(grid, **how)
 
 
 class KDPM2(TwoStage):
@@ -78,11 +83,11 @@ class KDPM2(TwoStage):
         for k, (at, to) in enumerate(grid):
             down, up = ancestral(at, to) if self.noisy else (to.sigma, 0.0)
             middle = self.node(math.sqrt(at.sigma * down), middle_in_float32(at, to, self.noisy))
-            x0, _ = predict(self.prediction_type, at, x, rows.m)
+            x0, _ = self.read(at, x, rows.m)
             slope = (x - rows.y) / at.sigma
             rows.add(k, at, y=x0, x0=x0, then=[x + (middle.sigma - at.sigma) * slope, x])
             if down:
-                x0, _ = predict(self.prediction_type, middle, x, rows.m)
+                x0, _ = self.read(middle, x, rows.m)
                 slope = (x - rows.y) / middle.sigma
                 rows.add(k, middle, y=x0, x0=x0, then=[base + (down - at.sigma) * slope + up * rows.z, base])
         return rows.table(grid)
@@ -127,12 +132,12 @@ class DPMSolverSDEScheduler(TwoStage):
             start, half, end = readings(at, to)
             level = math.sqrt(at.sigma * to.sigma)
             middle = self.node(level, level)
-            x0, _ = predict(self.prediction_type, at, x, rows.m)
+            x0, _ = self.read(at, x, rows.m)
             down, up = ancestral(at, middle)
             x_next = rows.y + down / at.sigma * (x - rows.y) + s_noise * up * rows.z
             rows.add(k, at, y=x0, x0=x0, then=[x_next, x], between=(start, half))
             if to.sigma:
-                x0, _ = predict(self.prediction_type, middle, x, rows.m)
+                x0, _ = self.read(middle, x, rows.m)
                 down, up = ancestral(at, to)
                 x_next = rows.y + down / at.sigma * (base - rows.y) + s_noise * up * rows.z
                 rows.add(k, middle, y=x0, x0=x0, then=[x_next, base], between=(start, end))

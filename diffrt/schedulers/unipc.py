@@ -4,17 +4,18 @@ UniP is an Adams-Bashforth and UniC an Adams-Moulton method of the exponential i
 B(h) cancels out of their solution but where two outputs meet, whose slope it weighs with B(h) / 2.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.exponential import weights
-from diffrt.schedulers.grid import Custom, Grid, Node
-from diffrt.schedulers.shifting import shifted, stretched, time_shifted
+from diffrt.schedulers.exponential import multistep, weights
+from diffrt.schedulers.grid import Custom, Grid
+from diffrt.schedulers.shifting import shifted, stretched
 from diffrt.schedulers.solver import Solver
-from diffrt.schedulers.table import Rows, Table, combined
+from diffrt.schedulers.table import Table
 
 
 class UniPCMultistepScheduler(Solver):
@@ -30,7 +31,6 @@ class UniPCMultistepScheduler(Solver):
     solver_order: Literal[1, 2, 3] = 2
     predict_x0: bool = True
     solver_type: Literal["bh1", "bh2"] = "bh2"
-    lower_order_final: bool = True
     disable_corrector: tuple[int, ...] = ()
     solver_p: Literal[None] = None  # another predictor: an object, which no config can hold
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
@@ -69,37 +69,19 @@ class UniPCMultistepScheduler(Solver):
         """Those sigmas, or as many equal steps from 1, shifted. It starts a little below 1: lambda must be finite."""
         if sigmas is None:
             sigmas = np.linspace(1, 1 / self.num_train_timesteps, n + 1)[:-1]
-        if mu is not None:
-            self.check_dynamic(mu)
-            sigmas = time_shifted(sigmas, mu, self.time_shift_type)
-        elif self.use_dynamic_shifting:
+        if mu is None and self.use_dynamic_shifting:
             raise InvalidArgument("use_dynamic_shifting needs mu, from the size of the picture: give it")
-        else:
-            sigmas = shifted(sigmas, self.flow_shift)
+        sigmas = shifted(sigmas, self.shift(mu))
         if self.shift_terminal:
             sigmas = stretched(sigmas, self.shift_terminal)
         return np.append(sigmas[0] - 1e-6 if abs(sigmas[0] - 1) < 1e-6 else sigmas[0], sigmas[1:])
 
     def build(self, grid: Grid) -> Table:
-        # ahead: where the step before leads by the outputs that were there. The newest one corrects it.
-        rows = Rows("x", "ahead", *(f"y{j}" for j in range(1, self.solver_order)))
-        x, ahead, *past = rows.slots
-        nodes, n, newest = grid.distinct().at, len(grid), 0.0
-        for k, (at, to) in enumerate(grid):
-            x0, reads, y = self.predictions(rows, at, self.predict_x0, shaped=False)
-            x = ahead + newest * y if newest else rows.x
-            final = n - k if self.lower_order_final else n
-            order = min(self.solver_order, k + 1, final if to.sigma else 1)  # only order 1 steps to zero noise
-            c = to.sigma / at.sigma if self.predict_x0 else to.alpha / at.alpha
-            x_next = c * x + combined(self._weights(at, to, nodes[k::-1][:order]), (y, *past))
-            newest, ahead_next = 0.0, 0 * x
-            if k + 1 < n and k + grid.skipped not in self.disable_corrector:
-                newest, *others = self._weights(at, to, nodes[k + 1 :: -1][: order + 1])
-                ahead_next = c * x + combined(others, (y, *past))
-            rows.add(k, at, y=reads, x0=x0, then=[x_next, ahead_next, y, *past][: len(rows.slots)])
-        return rows.table(grid, **(self.shape() if self.predict_x0 else {}))
-
-    def _weights(self, at: Node, to: Node, nodes: Sequence[Node]) -> list[float]:
-        """Of the outputs made at these nodes, in a step from one node to another."""
-        a, k = (to.alpha, 1) if self.predict_x0 else (to.sigma, -1)
-        return [a * w for w in weights([node.lam for node in nodes], at.lam, to.lam, k, self.solver_type)]
+        n, data = len(grid), self.predict_x0
+        left = [n - k if self.lower_order_final else n for k in range(n)]
+        # Only order 1 steps to zero noise.
+        predictor = [min(self.solver_order, k + 1, left[k] if to.sigma else 1) for k, (_, to) in enumerate(grid)]
+        corrector = [0 if k + grid.skipped in self.disable_corrector else p + 1 for k, p in enumerate(predictor)]
+        integrand, how = self.integrand(data, False), self.shape() if data else {}
+        memory, weigh = self.solver_order - 1, partial(weights, half=self.solver_type)
+        return multistep(grid, integrand, predictor, [*corrector[:-1], 0], memory, weigh, **how)
