@@ -109,9 +109,7 @@ def test_index_of_early_2024(tmp_path):
     weights.check({"a": (3,), "b": (3,)})
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in FAMILIES if name.startswith(("StableDiffusionP", "StableDiffusionI", "Latent"))]
-)
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.name == "stable-diffusion"])
 def test_pipeline_classes(checkpoint, name):
     edit(checkpoint / "model_index.json", _class_name=name)
     assert open_checkpoint(checkpoint).family.name == "stable-diffusion"

@@ -162,7 +162,7 @@ def test_from_a_picture(folder, base):
     ("arguments", "says"),
     [
         ({"original_size": 512}, "two whole numbers"),
-        ({"denoising_start": 0.5}, "without an image"),
+        ({"denoising_start": 0.5}, "goes with image-to-image"),
         ({"denoising_end": 0.0}, "leaves no step"),
         ({"denoising_end": 1.5}, "from 0 to 1"),
         (

