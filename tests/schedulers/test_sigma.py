@@ -69,8 +69,8 @@ def test_the_sde_with_its_own_noise(config: dict[str, Any], readings: list[tuple
     scheduler = SCHEDULERS[name].from_config(config)
     table = scheduler.table(n)
     read = np.array(readings)
-    # Midpoints are exponentials of float32 logarithms below 4, which torch rounds as the processor has it: a unit of the
-    # last place of each. The path is then read where torch reads it.
+    # Midpoints are exponentials of float32 logarithms below 4, which torch rounds as the processor has it: a unit of
+    # the last place of each. The path is then read where torch reads it.
     np.testing.assert_allclose(table.between[:-1], read, rtol=2**-22 + 2**-23)
     table = replace(table, between=np.concatenate([read, table.between[-1:]]))
     assert worst(ours(scheduler, table, n, (3,)), expected) < TOLERANCE
