@@ -84,7 +84,7 @@ def load(
     provider is what computes: a name that `diffrt providers` lists, or "auto", the fastest that is here for the bundle.
 
     load is "full", or "fast": weights are used where they lie in the bundle's files, instead of copied into the order
-    that kernels like best. A full-size model is then ready in a fifth of the time, and draws more slowly.
+    that kernels like best. A full-size model is then ready in a ninth of the time, and draws some 6 % more slowly.
 
     loop is what runs the sampler's steps: "host", arrays of NumPy around the denoiser; "step", a bundle's step graph,
     whose state stays on the device; or "auto", the step graph where there is one, the provider prefers it and it does

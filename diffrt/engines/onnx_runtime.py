@@ -63,11 +63,12 @@ class OnnxRuntime:
         options = _options(ort)
         options.enable_mem_pattern = False  # sizes change from call to call: patterns only held memory
         options.enable_cpu_mem_arena = arena
-        if brief or provider.fast_load:
+        fast = provider.fast_load and not prepared  # what is prepared opens as soon, and runs faster
+        if brief or fast:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if brief:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # what looks on values runs before they pile up
-        if provider.fast_load:  # weights stay mapped files, where a kernel takes them as they are
+        if fast:  # weights stay mapped files, where a kernel takes them as they are
             options.add_session_config_entry("session.disable_prepacking", "1")
         if prepared:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has been optimised
