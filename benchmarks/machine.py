@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +34,17 @@ def describe() -> dict[str, Any]:
         "cores": cores(),
         "memory": memory,
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "gpu": gpu(),
     }
+
+
+def gpu() -> str:
+    """Name, memory and driver of the first; "" where there is none."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader", "--id=0"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def versions() -> dict[str, str]:

@@ -34,9 +34,9 @@ class Model:
     def bundle(self, work: Path, precision: str) -> Path:
         return BUNDLES[self.name] if self.shipped else work / f"{self.name}-{precision}"
 
-    def plain(self, work: Path, part: str) -> Path:
+    def plain(self, work: Path, part: str, precision: str) -> Path:
         """torch.onnx.export of diffusers' own module."""
-        return work / f"{self.name}-plain" / part / "model.onnx"
+        return work / (f"{self.name}-plain" + "-fp16" * (precision == "fp16")) / part / "model.onnx"
 
 
 MODELS = {

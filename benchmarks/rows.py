@@ -45,7 +45,7 @@ class Row:
     bandwidth: float | None = None  # bytes/s read from memory
     bound_seconds: float | None = None  # no run can be faster: the larger of flops / rate and weight_bytes / bandwidth
     bound_fraction: float | None = None  # bound_seconds / median_seconds
-    error: float | None = None  # relative L2 distance from the baseline's output
+    error: float | None = None  # relative L2 distance from the output of eager fp32
     psnr: float | None = None  # dB, of pictures; None also where they are equal
     parts: Mapping[str, float] = field(default_factory=dict)  # what a figure is made of: package -> bytes, ...
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -29,7 +29,8 @@ class Stand:
         self.setting, self.entry, self.contenders = setting, plan.entry, plan.contenders
         self.job = job(plan.entry, str(setting.work))
         self.record = CONTENDERS[plan.entry.baseline]
-        self.file = setting.work / "baseline.npy"
+        self.file = setting.work / "reference.npy"
+        self.error: Mapping[str, float] = {"error": 0.0}
         self.samples: list[float] = []
         self.baseline: Remote | None = None
         self.loaded = self.first = 0.0
@@ -67,10 +68,18 @@ class Stand:
     def open(self) -> None:
         if missing := self.record.missing():
             raise Failed(f"pip install {' '.join(missing)}")
+        reopened, output = bool(self.samples), self.file
+        if self.entry.reference:
+            output = self.setting.work / "output.npy"
+            if not reopened:
+                remote = Remote(self.entry.reference, self.job, self.setting.log)
+                remote.run(1, self.file)
+                remote.close()
         self.baseline = Remote(self.record.name, self.job, self.setting.log)
-        (first,) = self.baseline.run(1, self.file)
-        if not self.samples:
+        (first,) = self.baseline.run(1, output)
+        if not reopened:
             self.loaded, self.first = self.baseline.load_seconds, first
+            self.error = compare(np.load(self.file), np.load(output))
 
     def against(self, contender: Contender) -> Row:
         if missing := contender.missing():
@@ -155,7 +164,7 @@ class Stand:
             runtime=record.runtime, precision=record.precision, provider=record.provider, status="measured",
             shapes=self.shapes(), **spread(self.samples or [self.first]), baseline_seconds=median, ratio=1.0,
             load_seconds=self.loaded, first_seconds=self.first, peak_bytes=self.peak["bytes"],
-            vram_bytes=self.peak["vram"] if record.provider == "cuda" else None, error=0.0,
+            vram_bytes=self.peak["vram"] if record.provider == "cuda" else None, **self.error,
             **bound.fields(self.work, self.setting.rates, record.precision, median),
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ OURS = ("diffrt-cpu", "diffrt-cpu-int8", "diffrt-openvino")
 EVERYONE = (*TORCH, *PLAIN, *OURS, "diffrt-openvino-fp32", "flax-fp32")
 BEST = ("eager-bf16-cl", "openvino-bf16", *OURS)
 SLOW = ("compile-fp32", "flax-fp32")  # to start
-GPU = ("cuda-compile-fp16", "cuda-plain-onnx", "diffrt-cuda-fp16")
+GPU = ("cuda-eager-fp32", "cuda-compile-fp16", "cuda-plain-onnx", "diffrt-cuda-fp16")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Entry:
     seconds: float  # one run of the baseline, roughly
     default: bool = True  # False: only with --all
     baseline: str = BASELINE
+    reference: str = ""  # whose output errors are distances from, where it is not the baseline's
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ SUITES: dict[str, Suite] = {
     "gpu": Suite(
         "the same on CUDA, in fp16",
         tuple(
-            Entry(case, stage, GPU, 10, 0.2, baseline="cuda-eager-fp16", default=case is SD15)
+            Entry(case, stage, GPU, 10, 0.2, case is SD15, baseline="cuda-eager-fp16", reference="cuda-eager-fp32")
             for case in (SD15, SD15_X4, SD15_LARGE)
             for stage in ("denoiser", "vae", "picture")
         ),

@@ -99,7 +99,10 @@ def write_bundle(contender: Contender, job: Job, log: Path) -> None:
     precision = contender.bundle or job.of.precisions[0]
     target = job.of.bundle(job.folder, precision)
     if not target.exists():
-        command("-m", "diffrt", "export", str(job.checkpoint), str(target), "--precision", precision, log=log)
+        words = [str(job.checkpoint), str(target), "--precision", precision]
+        if contender.provider == "cuda":
+            words += ["--form", "step", "--static", f"{job.height}x{job.width}"]
+        command("-m", "diffrt", "export", *words, log=log)
 
 
 def contender(provider: str, bundle: str = "") -> Contender:

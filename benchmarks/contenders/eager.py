@@ -141,6 +141,7 @@ CONTENDERS = (
     eager("eager-bf16-cl", "bf16", 3.2, **CL),
     eager("compile-fp32", "fp32", 1.1, start=90, compile=True),
     eager("compile-bf16", "bf16", 3.9, start=90, compile=True, **CL),
+    eager("cuda-eager-fp32", "fp32", 0.3, "cuda"),
     eager("cuda-eager-fp16", "fp16", 1.0, "cuda", **CL),
     eager("cuda-compile-fp16", "fp16", 1.5, "cuda", start=90, compile=True, **CL),
 )

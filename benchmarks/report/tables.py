@@ -88,7 +88,7 @@ def ratio(row: Row) -> str:
 
 
 def error(row: Row) -> str:
-    if row.error is None or row.ratio == 1.0:
+    if row.error is None or (row.ratio == 1.0 and not row.error):
         return ""
     text = f"{row.error:.0e}" if row.error else "equal"
     return f"{text}, {row.psnr:.1f} dB" if row.psnr is not None else text
@@ -124,7 +124,7 @@ RUN = (
     Column("VRAM", lambda r: size(r.vram_bytes)),
     Column("bound", lambda r: seconds(r.bound_seconds), "see below"),
     Column("of bound", lambda r: "" if r.bound_fraction is None else f"{100 * r.bound_fraction:.0f} %"),
-    Column("error", error, "relative L2 distance from the baseline's output; PSNR of pictures"),
+    Column("error", error, "relative L2 distance from the output of eager fp32; PSNR of pictures"),
 )
 COMMAND = (
     Column("contender", lambda r: r.contender),

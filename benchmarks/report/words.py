@@ -24,10 +24,8 @@ def machines(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         m = row.machine
         if m:
-            flags = ", ".join(m["flags"])
-            lines.append(
-                f"{m['cpu']} ({m['family']}), {m['cores']} cores, {m['memory'] / GB:.0f} GB; {flags}; {m['system']}"
-            )
+            cpu = f"{m['cpu']} ({m['family']}), {m['cores']} cores, {m['memory'] / GB:.0f} GB"
+            lines.append("; ".join(filter(None, [m.get("gpu"), cpu, ", ".join(m["flags"]), m["system"]])))
     return list(dict.fromkeys(lines))
 
 

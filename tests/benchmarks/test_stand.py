@@ -70,6 +70,17 @@ def test_the_baseline_stays_and_the_two_take_turns(stand):
     assert (baseline.contender, baseline.rounds, baseline.ratio, baseline.error) == (a, 3, 1.0, 0.0)
 
 
+def test_errors_are_distances_from_the_reference_where_there_is_one(stand, monkeypatch):
+    monkeypatch.setitem(SECONDS, "eager-bf16", 1.0)
+    monkeypatch.setitem(OUTPUTS, "eager-bf16", np.float32([0, 4]))
+    entry = dataclasses.replace(stand.entry, reference="eager-fp32", baseline="eager-bf16")
+    plan = dataclasses.replace(PLAN, entry=entry)
+    row, baseline = stands.Stand(stand.setting, plan).rows(lambda name: True)
+    assert Fake.log[:4] == ["load eager-fp32", "eager-fp32", "close eager-fp32", "load eager-bf16"]
+    assert (row.error, baseline.error) == (pytest.approx(0.5 / 5), pytest.approx(3 / 5))
+    assert (row.ratio, baseline.ratio) == (2.0, 1.0)
+
+
 def test_a_first_run_that_compiles_does_not_make_for_fewer_rounds(stand, monkeypatch):
     run, first = Fake.run, iter([100.0])
 
