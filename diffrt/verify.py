@@ -48,7 +48,8 @@ class GraphCheck:
 
 
 def verify(bundle: Bundle, provider: str = "cpu") -> Iterator[FileCheck | GraphCheck]:
-    """Yield every file that is as it should be, then every graph's figures; a bundle without a probe has no figures.
+    """Yield every file that is as it should be, then the figures of every graph in a form that the provider takes, or
+    of a component without any; a bundle without a probe has no figures.
 
     Raises BundleError for a file that is not what the manifest says, and, after the last graph, NumericalError where
     any is outside its tolerance.
@@ -69,7 +70,8 @@ def verify(bundle: Bundle, provider: str = "cpu") -> Iterator[FileCheck | GraphC
         raise BundleError(f"{bundle.path(bundle.manifest.probe)} cannot be read: {error}") from None
     failed = []
     for component in bundle.manifest.components.values():
-        for variant in component.variants:
+        taken = [variant for variant in component.variants if variant.attention in record.attention]
+        for variant in taken or component.variants:
             session = Session(bundle.path(variant.file), record, component.name, variant.precision)
             key = f"{component.name}/{variant.file}"
             outputs = session.run(_under(probe, f"{key}/in/"))

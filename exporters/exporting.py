@@ -82,7 +82,7 @@ def export(
                   component in fp32 in a process of its own; it computes in fp32.
                   int8 writes the denoiser and the decoder in 8 bits where that is faster on this machine, calibrated in
                   the same way; other components are in fp32.
-    attention     "auto" (portable and ort), "portable", "ort" or "sliced": the forms of attention written.
+    attention     "auto" (portable, cuda and ort), "portable", "ort" or "sliced": the forms of attention written.
     static        (height, width) in pixels: adds graphs of that fixed size, without shape arithmetic.
     prediction_type  of a single file: "epsilon" or "v_prediction", where the guess (which is said) is wrong.
     verify        run each graph against eager PyTorch and write the certificate; outside tolerance is an ExportError.
@@ -277,6 +277,8 @@ def write_graphs(
     size = f"{static[0]}x{static[1]}" if static else None
     variants: list[Variant] = []
     for form in CHOICES[attention]:
+        if form == "cuda" and precision == "int8":
+            continue
         model = traced.clone()
         if lower(model, form) == 0:
             form = "portable"
@@ -341,7 +343,7 @@ def manifest_defaults(
 def scheduler_name(checkpoint: Checkpoint, say: Say) -> str:
     """The checkpoint's scheduler class; where diffrt has none of that name, DDIM over the same noise schedule."""
     name = checkpoint.scheduler.get("_class_name")
-    if name not in schedulers.SCHEDULERS:
+    if not isinstance(name, str) or name not in schedulers.SCHEDULERS:
         say(f"scheduler {name!r} is not in diffrt yet: the bundle's default is {FALLBACK_SCHEDULER}")
         name = FALLBACK_SCHEDULER
     try:

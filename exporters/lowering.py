@@ -2,6 +2,7 @@
 
 portable  opset-23 Attention and GroupNormalization as they are: any runtime.
 ort       com.microsoft.MultiHeadAttention (flash attention) and InstanceNormalization: ONNX Runtime's own kernels.
+cuda      com.microsoft.MultiHeadAttention and GroupNorm: its kernels for CUDA, which has no other of a norm in fp16.
 sliced    self-attention over query chunks, for runtimes without flash attention: the score matrix is never whole.
 """
 
@@ -10,15 +11,16 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from .attention import to_multi_head, to_query_chunks
-from .norms import to_instance_norm
+from .norms import to_channels_last_norm, to_instance_norm
 
 LOWERINGS: dict[str, tuple[Callable[[ir.Model], int], ...]] = {
     "portable": (),
     "ort": (to_multi_head, to_instance_norm),
+    "cuda": (to_multi_head, to_channels_last_norm),
     "sliced": (to_query_chunks, to_instance_norm),
 }
-CHOICES: dict[str, tuple[str, ...]] = {  # --attention -> the forms written
-    "auto": ("portable", "ort"),
+CHOICES: dict[str, tuple[str, ...]] = {  # --attention -> the forms written, the CPU's best one last
+    "auto": ("portable", "cuda", "ort"),
     "portable": ("portable",),
     "ort": ("ort",),
     "sliced": ("sliced",),

@@ -40,3 +40,48 @@ def to_instance_norm(model: ir.Model) -> int:
         replace(model, node, [split, normal, *before, joined, *by_channel, scaled, shifted], shifted.outputs[0])
         count += 1
     return count
+
+
+def to_channels_last_norm(model: ir.Model) -> int:
+    """GroupNormalization of [B,C,h,w], with a SiLU behind it -> com.microsoft.GroupNorm, CUDA's own kernel.
+
+    It works with channels last, as do the convolutions around it: ONNX Runtime cancels the transposes between them.
+    """
+    count = 0
+    for node in list(model.graph):
+        if node.op_type != "GroupNormalization" or node.domain:
+            continue
+        x, scale, bias = node.inputs
+        assert x is not None and x.shape is not None
+        if len(x.shape) != 4:
+            continue
+        silu = _silu(node.outputs[0])
+        last = ir.node("Transpose", [x], {"perm": [0, 2, 3, 1]})
+        floats = [ir.node("Cast", [value], {"to": ir.DataType.FLOAT}) for value in (scale, bias)]
+        attributes = {
+            "groups": node.attributes["num_groups"].as_int(),
+            "epsilon": node.attributes.get_float("epsilon", 1e-5),
+            "activation": int(bool(silu)),
+            "channels_last": 1,
+        }
+        inputs = [last.outputs[0], *(each.outputs[0] for each in floats)]
+        norm = ir.node("GroupNorm", inputs, attributes, domain="com.microsoft")
+        first = ir.node("Transpose", [norm.outputs[0]], {"perm": [0, 3, 1, 2]})
+        if silu:
+            ir.convenience.replace_all_uses_with(silu[-1].outputs[0], first.outputs[0], replace_graph_outputs=True)
+            model.graph.remove(silu[::-1], safe=True)
+        replace(model, node, [last, *floats, norm, first], first.outputs[0])
+        count += 1
+    if count:
+        model.graph.opset_imports["com.microsoft"] = 1
+    return count
+
+
+def _silu(value: ir.Value) -> list[ir.Node]:
+    """The nodes of value * Sigmoid(value), where nothing else reads the value."""
+    users = {node.op_type: node for node, _ in value.uses()}
+    sigmoid, product = users.get("Sigmoid"), users.get("Mul")
+    if len(value.uses()) != 2 or sigmoid is None or product is None:
+        return []
+    inner = sigmoid.outputs[0]
+    return [sigmoid, product] if set(product.inputs) == {value, inner} and len(inner.uses()) == 1 else []

@@ -37,6 +37,7 @@ from .figures import compare, passed
 from .spec import Component
 from .worker import GUIDANCE, SEED, STEPS, check, eager, noise_for, spoken, starting, time_of
 
+CPU = PROVIDERS["cpu"]
 PROBE = "probe.safetensors"
 PROMPT = "a red apple"
 PICTURE_LATENTS = 16  # least side of the short generation's latents
@@ -138,6 +139,7 @@ def certify(
         for component in components:
             say(f"checking {component.name} against eager PyTorch")
             variants = manifest.components[component.name].variants
+            here = {v.file for v in variants if v.attention in CPU.attention}
             feeds = {
                 f"{component.name}/{v.file}/in/{key}": array
                 for v in variants
@@ -154,17 +156,20 @@ def certify(
             jobs = {side: job | {"side": side, "state": str(state)} for side, state in states.items()}
             answers = {
                 "eager": answer_eagerly(jobs["eager"], checkpoint, scratch),
-                "onnx": load_file(run_worker(jobs["onnx"], scratch)),
+                "onnx": load_file(run_worker(jobs["onnx"] | {"files": sorted(here)}, scratch)),
             }
             probe |= feeds | answers["eager"]
             figures[component.name] = {}
             for v in variants:
-                worst = compare(f"{component.name}/{v.file}/out/", answers["onnx"], answers["eager"])
                 allowed = component.tolerance[v.precision]
+                if v.file not in here:  # for diffrt verify, where it runs
+                    figures[component.name][v.file] = {"tolerance": allowed}
+                    continue
+                worst = compare(f"{component.name}/{v.file}/out/", answers["onnx"], answers["eager"])
                 figures[component.name][v.file] = passed(component.name, v.file, worst, allowed)
             if tiling := manifest.components[component.name].tiling:
                 prefix = f"{component.name}/{variants[0].file}"
-                halves = Halves.of(Bundle(folder, manifest), component.name, PROVIDERS["cpu"])
+                halves = Halves.of(Bundle(folder, manifest), component.name, CPU)
                 assert halves is not None
                 inputs = {key.removeprefix(f"{prefix}/in/"): a for key, a in feeds.items() if key.startswith(prefix)}
                 got = {f"{prefix}/out/{key}": a for key, a in halves.run(inputs, TILE).items()}

@@ -12,7 +12,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 def load(contender: Contender, job: Job) -> Call:
     import openvino
 
-    file = graph(job)
+    file = graph(contender, job)
     core = openvino.Core()
     threads = len(os.sched_getaffinity(0))
     options = {"INFERENCE_PRECISION_HINT": HINTS[contender.precision], "INFERENCE_NUM_THREADS": threads}
@@ -20,8 +20,8 @@ def load(contender: Contender, job: Job) -> Call:
     used = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if used != options["INFERENCE_PRECISION_HINT"]:
         raise NotHere(f"OpenVINO computes in {used} on this CPU")
-    names = [each.get_any_name() for each in model.inputs]
-    return lambda a: {"out": model(renamed(job, a, names))[0].copy()}
+    types = {each.get_any_name(): each.get_element_type().get_type_name() for each in model.inputs}
+    return lambda a: {"out": model(renamed(job, a, types))[0].copy()}
 
 
 def contender(precision: str, speed: float) -> Contender:

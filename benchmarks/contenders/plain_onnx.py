@@ -36,7 +36,12 @@ def renamed(job: Job, arrays: Arrays, types: dict[str, str]) -> Arrays:
 
 def graph(contender: Contender, job: Job) -> Path:
     (part,) = PARTS[job.stage]
-    return job.of.plain(job.folder, part, contender.precision)
+    return job.of.plain(job.folder, part, weights(contender))
+
+
+def weights(contender: Contender) -> str:
+    """The precision of those in the graph."""
+    return "fp16" if contender.precision == "fp16" else "fp32"
 
 
 def write_graph(contender: Contender, job: Job, log: Path) -> None:
@@ -44,7 +49,7 @@ def write_graph(contender: Contender, job: Job, log: Path) -> None:
     file = graph(contender, job)
     if not file.exists():
         (part,) = PARTS[job.stage]
-        words = str(job.checkpoint), part, contender.precision, str(file)
+        words = str(job.checkpoint), part, weights(contender), str(file)
         command("-m", "benchmarks.contenders.plain_onnx", *words, log=log)
 
 

@@ -60,6 +60,7 @@ class OnnxRuntime:
         if provider.preload:
             with contextlib.redirect_stdout(None):  # what it misses, it prints; what then fails, raises
                 ort.preload_dlls()
+            ort.set_default_logger_severity(SILENT)  # cuDNN's first choice for a convolution often is none, which works
         options = _options(ort)
         options.enable_mem_pattern = False  # sizes change from call to call: patterns only held memory
         options.enable_cpu_mem_arena = arena
@@ -72,11 +73,17 @@ class OnnxRuntime:
             options.add_session_config_entry("session.disable_prepacking", "1")
         if prepared:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has been optimised
-        self._session = ort.InferenceSession(
-            str(prepared / OPTIMISED if prepared else graph),
-            options,
-            providers=[(provider.runtime_name, {**provider.options, **(provider.held if held else {})})],
-        )
+
+        def opened(**more: str) -> Any:
+            records = [(provider.runtime_name, {**provider.options, **more})]
+            return ort.InferenceSession(str(prepared / OPTIMISED if prepared else graph), options, providers=records)
+
+        try:
+            self._session = opened(**provider.held if held else {})
+        except Exception as error:
+            if not held or "graph capture" not in str(error):
+                raise
+            self._session = opened()  # some nodes stay on the CPU: it runs as it is
         self._session.disable_fallback()  # to the CPU, silently
         if self._session.get_providers()[0] != provider.runtime_name:
             raise ProviderError(

@@ -3,77 +3,107 @@
     scheduler = DDIMScheduler.from_config(json.load(open("scheduler/scheduler_config.json")))
     print(scheduler.table(20))
 
-A new scheduler is a file with one class, and its name in SCHEDULERS.
+A new scheduler is a file with one class, and its name in FILES.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
-from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
-from diffrt.schedulers.consistency import CMStochasticIterativeScheduler, ConsistencyDecoderScheduler, SCMScheduler
-from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
-from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
-from diffrt.schedulers.deis import DEISMultistepScheduler
-from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
-from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
-from diffrt.schedulers.edm import CosineDPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
-from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
-from diffrt.schedulers.flow_match import (
-    FlowMapEulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
-    FlowMatchLCMScheduler,
-    LTXEulerAncestralRFScheduler,
-)
 from diffrt.schedulers.grid import Grid as Grid
-from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
-from diffrt.schedulers.lms import LMSDiscreteScheduler
-from diffrt.schedulers.pndm import IPNDMScheduler, PNDMScheduler
-from diffrt.schedulers.repaint import RePaintScheduler
-from diffrt.schedulers.sa_solver import SASolverScheduler
-from diffrt.schedulers.score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from diffrt.schedulers.stepping import Stepper as Stepper
 from diffrt.schedulers.table import Table as Table
 from diffrt.schedulers.table import Threshold as Threshold
 from diffrt.schedulers.table import apply_row as apply_row
 from diffrt.schedulers.table import denoised as denoised
 from diffrt.schedulers.table import init_slots as init_slots
-from diffrt.schedulers.two_stage import (
-    DPMSolverSDEScheduler,
-    HeunDiscreteScheduler,
-    KDPM2AncestralDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-)
-from diffrt.schedulers.unipc import UniPCMultistepScheduler
 
-SCHEDULERS: dict[str, type[Scheduler]] = {
-    scheduler.__name__: scheduler
-    for family in (
-        (DDIMScheduler, DDIMParallelScheduler, DDIMInverseScheduler),
-        (CogVideoXDDIMScheduler, CogVideoXDPMScheduler),
-        (DDPMScheduler, DDPMParallelScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler),
-        (RePaintScheduler,),
-        (PNDMScheduler, LMSDiscreteScheduler),
-        (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler),
-        (DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, DPMSolverMultistepInverseScheduler),
-        (DEISMultistepScheduler, UniPCMultistepScheduler, SASolverScheduler),
-        # Two evaluations a step.
-        (HeunDiscreteScheduler, KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler, DPMSolverSDEScheduler),
-        # Preconditioned as in EDM.
-        (EDMEulerScheduler, EDMDPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler),
-        # Few steps: distilled models and consistency models.
-        (LCMScheduler, TCDScheduler),
-        (CMStochasticIterativeScheduler, ConsistencyDecoderScheduler, SCMScheduler),
-        # Flow models.
-        (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler),
-        (FlowMapEulerDiscreteScheduler, LTXEulerAncestralRFScheduler),
-        # Kept for old models.
-        (IPNDMScheduler, ScoreSdeVeScheduler, ScoreSdeVpScheduler),
+if TYPE_CHECKING:
+    from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+    from diffrt.schedulers.consistency import CMStochasticIterativeScheduler, ConsistencyDecoderScheduler, SCMScheduler
+    from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
+    from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
+    from diffrt.schedulers.deis import DEISMultistepScheduler
+    from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
+    from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
+    from diffrt.schedulers.edm import (
+        CosineDPMSolverMultistepScheduler,
+        EDMDPMSolverMultistepScheduler,
+        EDMEulerScheduler,
     )
-    for scheduler in family
+    from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+    from diffrt.schedulers.flow_match import (
+        FlowMapEulerDiscreteScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        FlowMatchHeunDiscreteScheduler,
+        FlowMatchLCMScheduler,
+        LTXEulerAncestralRFScheduler,
+    )
+    from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
+    from diffrt.schedulers.lms import LMSDiscreteScheduler
+    from diffrt.schedulers.pndm import IPNDMScheduler, PNDMScheduler
+    from diffrt.schedulers.repaint import RePaintScheduler
+    from diffrt.schedulers.sa_solver import SASolverScheduler
+    from diffrt.schedulers.score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
+    from diffrt.schedulers.two_stage import (
+        DPMSolverSDEScheduler,
+        HeunDiscreteScheduler,
+        KDPM2AncestralDiscreteScheduler,
+        KDPM2DiscreteScheduler,
+    )
+    from diffrt.schedulers.unipc import UniPCMultistepScheduler
+
+FILES = {  # of each class without "Scheduler"; one is imported when a class in it is first asked for
+    "ddim": "DDIM DDIMParallel DDIMInverse",
+    "cogvideox": "CogVideoXDDIM CogVideoXDPM",
+    "ddpm": "DDPM DDPMParallel DDPMWuerstchen UnCLIP",
+    "repaint": "RePaint",
+    "pndm": "PNDM IPNDM",
+    "lms": "LMSDiscrete",
+    "euler": "EulerDiscrete EulerAncestralDiscrete",
+    "dpm_multistep": "DPMSolverMultistep DPMSolverMultistepInverse",
+    "dpm_singlestep": "DPMSolverSinglestep",
+    "deis": "DEISMultistep",
+    "unipc": "UniPCMultistep",
+    "sa_solver": "SASolver",
+    "two_stage": "HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete DPMSolverSDE",
+    "edm": "EDMEuler EDMDPMSolverMultistep CosineDPMSolverMultistep",
+    "lcm": "LCM TCD",
+    "consistency": "CMStochasticIterative ConsistencyDecoder SCM",
+    "flow_match": "FlowMatchEulerDiscrete FlowMatchHeunDiscrete FlowMatchLCM FlowMapEulerDiscrete LTXEulerAncestralRF",
+    "score_sde": "ScoreSdeVe ScoreSdeVp",
 }
+
+
+class Registry(Mapping[str, type[Scheduler]]):
+    def __init__(self) -> None:
+        self._files = {f"{name}Scheduler": file for file, names in FILES.items() for name in names.split()}
+
+    def __getitem__(self, name: str) -> type[Scheduler]:
+        found: type[Scheduler] = getattr(import_module(f"{__name__}.{self._files[name]}"), name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+SCHEDULERS = Registry()
+
+
+def __getattr__(name: str) -> type[Scheduler]:
+    if name in SCHEDULERS:
+        return SCHEDULERS[name]
+    raise AttributeError(f"module {__name__} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *SCHEDULERS]
+
 
 # diffusers' other schedulers, and why they are not here.
 LEFT_OUT = {

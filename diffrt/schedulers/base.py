@@ -213,11 +213,20 @@ class Scheduler(ABC):
         given = {k: v for k, v in config.items() if not k.startswith("_") and k not in defaulted}
         names = [f.name for f in fields(cls)]
         for key in given:
-            if key not in KNOWN_KEYS and key not in names:
+            if key not in names and not known(key):
                 raise InvalidArgument(f"{cls.__name__} has no key {key!r}: {nearest(key, names)}")
         self = cls(**{k: v for k, v in given.items() if k in names})
         self._carried.update((k, v) for k, v in given.items() if k not in names)
         return self
+
+
+def known(key: str) -> bool:
+    """Whether any scheduler has the key."""
+    if key not in KNOWN_KEYS:
+        from diffrt.schedulers import SCHEDULERS
+
+        list(SCHEDULERS.values())  # a class adds its keys when it is imported
+    return key in KNOWN_KEYS
 
 
 def _options(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from diffrt import hub, pipeline, schedulers
 from diffrt.bundle import Bundle
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.folders import Say, building, check_free, publish
+from diffrt.providers import PROVIDERS
 
 from ..bundled import opened
-from ..lowering import LOWERINGS
 from .describe import describe, metadata
 from .graph import SEGMENT, assemble
 from .parts import load
@@ -70,7 +70,7 @@ def export(
     target = Path(dest).absolute()
     for name, given, known in (
         ("task", task, TASKS), ("tokenizer", tokenizer, TOKENIZERS), ("inputs", inputs, INPUTS),
-        ("attention", attention, LOWERINGS),
+        ("attention", attention, PROVIDERS["cpu"].attention),
     ):  # fmt: skip
         if given not in known:
             raise InvalidArgument(f"{name} {given!r} is unknown here; {nearest(str(given), known)}")

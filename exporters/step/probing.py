@@ -16,6 +16,7 @@ from ..figures import compare, passed
 from .graph import AFTER
 
 Arrays = dict[str, np.ndarray]
+CPU = PROVIDERS["cpu"]
 SEED = 0
 CIN, P, Q, CLIP = 0.5, 1.1, -0.7, 2.0
 W = [[0.9, 0.2, -0.4, 0.1, 0.3], [0.0, 0.5, 0.6, -0.8, 0.0]]  # of two slots; y, m and z
@@ -37,10 +38,12 @@ def certified(bundle: Bundle, graphs: Mapping[str, str]) -> Manifest:
         told, answers = ({k.removeprefix(s): v for k, v in probe.items() if k.startswith(s)} for s in sides)
         (m,) = answers.values()
         feeds, after = example(told, m)
-        session = Session(bundle.path(variant.file), PROVIDERS["cpu"], STEP, variant.precision, brief=True)
-        worst = compare("", session.run(feeds), {AFTER: after})
         tolerance = manifest.certificate["components"][manifest.denoiser][graph]["tolerance"]
-        figures[variant.file] = passed(STEP, variant.file, worst, tolerance)
+        figures[variant.file] = {"tolerance": tolerance}
+        if variant.attention in CPU.attention:
+            session = Session(bundle.path(variant.file), CPU, STEP, variant.precision, brief=True)
+            worst = compare("", session.run(feeds), {AFTER: after})
+            figures[variant.file] = passed(STEP, variant.file, worst, tolerance)
         probe |= {f"{STEP}/{variant.file}/in/{name}": array for name, array in feeds.items()}
         probe[f"{STEP}/{variant.file}/out/{AFTER}"] = after
     path.write_bytes(save(probe))

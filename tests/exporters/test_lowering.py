@@ -4,13 +4,17 @@ look-alikes left alone.
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporters.attention import SLICES, to_multi_head, to_query_chunks
 from exporters.lowering import CHOICES, LOWERINGS, lower
-from exporters.norms import to_instance_norm
+from exporters.norms import to_channels_last_norm, to_instance_norm
 from exporters.passes.attention_3d import attention_3d
-from tests.exporters.graphs import parse, randn, rewritten
+from tests.exporters.graphs import ops, parse, randn, rewritten, run
 
 # Attention.
 
@@ -155,6 +159,63 @@ def test_group_norm(sizes, epsilon, groups):
     assert found["InstanceNormalization"] == 1
     assert found["GroupNormalization"] == 0
     assert (found["Shape"] == 0) == ("H" not in sizes and "L" not in sizes)
+
+
+class GroupNorm(OpRun):
+    """CUDA's operator, which the CPU has not, as ONNX Runtime's ContribOperators.md describes it."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, x, gamma, beta, activation=None, channels_last=None, epsilon=None, groups=None):
+        assert channels_last == 1
+        assert gamma.dtype == beta.dtype == np.float32
+        n, h, w, c = x.shape
+        parts = x.astype(np.float32).reshape(n, h * w, groups, c // groups)
+        normal = (parts - parts.mean((1, 3), keepdims=True)) / np.sqrt(parts.var((1, 3), keepdims=True) + epsilon)
+        y = normal.reshape(x.shape) * gamma + beta
+        return ((y / (1 + np.exp(-y)) if activation else y).astype(x.dtype),)
+
+
+@pytest.mark.parametrize(
+    ("tail", "silu"),
+    [
+        ("s = Sigmoid(n) m = Mul(n, s) y = Neg(m)", 1),
+        ("s = Sigmoid(n) y = Mul(s, n)", 1),
+        ("y = Neg(n)", 0),
+        ("s = Sigmoid(n) m = Mul(n, s) y = Add(m, n)", 0),
+        ("s = Sigmoid(n) m = Mul(n, s) y = Add(m, s)", 0),
+        ("s = Sigmoid(n) y = Mul(s, x)", 0),
+    ],
+    ids=["silu", "silu, other side", "none", "norm read again", "sigmoid read again", "another product"],
+)
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+def test_group_norm_for_cuda(dtype, tail, silu):
+    model = parse(f"""agraph ({dtype}[N,6,H,W] x, {dtype}[6] scale, {dtype}[6] bias) => ({dtype}[N,6,H,W] y)
+    <{dtype}[N,6,H,W] n> {{
+        n = GroupNormalization<num_groups = 2, epsilon = 0.01>(x, scale, bias)
+        {tail}
+    }}""")
+    numbers = {"x": 3 * randn(2, 6, 4, 5) + 1, "scale": randn(6), "bias": randn(6)}
+    feed = {name: array.astype("float16" if dtype == "float16" else "float32") for name, array in numbers.items()}
+    (expected,) = run(model, feed)
+    assert to_channels_last_norm(model) == 1
+    RemoveUnusedNodesPass()(model)
+    (norm,) = (node for node in model.graph if node.op_type == "GroupNorm")
+    assert norm.attributes["activation"].as_int() == silu
+    assert ops(model)["Sigmoid"] == ("Sigmoid" in tail) - silu
+    (got,) = ReferenceEvaluator(ir.serde.serialize_model(model), new_ops=[GroupNorm]).run(None, feed)
+    tolerance = 1e-2 if dtype == "float16" else 1e-5
+    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, strict=True)
+    assert to_channels_last_norm(model) == 0
+
+
+def test_group_norm_of_tokens_is_not_for_cuda():
+    model = parse("""agraph (float[N,6,L] x, float[6] scale, float[6] bias) => (float[N,6,L] y)
+    <float[N,6,L] n> {
+        n = GroupNormalization<num_groups = 2>(x, scale, bias)
+        y = Neg(n)
+    }""")
+    rewritten(model, to_channels_last_norm, 0, {"x": randn(2, 6, 5), "scale": randn(6), "bias": randn(6)})
 
 
 @pytest.mark.parametrize("rewrite", [to_multi_head, to_query_chunks, to_instance_norm])

@@ -152,7 +152,8 @@ def test_of_a_checkpoint(sd1_checkpoint, tmp_path):
     assert run(["export", str(sd1_checkpoint), str(tmp_path / "b"), "--form", "step", "--static", "72x88"]) == 0
     bundle = Bundle.open(tmp_path / "b")
     assert [v.file for v in bundle.component(STEP).variants] == [
-        "unet/step.onnx", "unet/step.ort.onnx", "unet/step.72x88.onnx", "unet/step.ort.72x88.onnx",
+        "unet/step.onnx", "unet/step.cuda.onnx", "unet/step.ort.onnx",
+        "unet/step.72x88.onnx", "unet/step.cuda.72x88.onnx", "unet/step.ort.72x88.onnx",
     ]  # fmt: skip
     for variant in bundle.component(STEP).variants:
         ops = {node.op_type for node in onnx.load(bundle.path(variant.file), load_external_data=False).graph.node}

@@ -104,3 +104,23 @@ def test_without_onnxruntime_the_extra_is_named():
     assert done.stderr.startswith("diffrt: ")
     assert "pip install 'diffrt[cpu]'" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_what_cuda_cannot_capture_runs_uncaptured(monkeypatch, sd1_bundle):
+    """ONNX Runtime's refusal is told as it was seen on a GPU; the session that is then opened is a real one."""
+    real, asked = onnxruntime.InferenceSession, []
+
+    def refusing(graph, options, providers):
+        asked.append(providers[0][1])
+        if "enable_cuda_graph" in asked[-1]:
+            raise RuntimeError(
+                "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature as requested by the "
+                "user  as all compute graph nodes have not been partitioned to the CUDAExecutionProvider"
+            )
+        return real(graph, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refusing)
+    record = replace(CPU, held={"enable_cuda_graph": "1"})
+    session = Session(sd1_bundle / "unet" / "model.onnx", record, "unet", held=True)
+    assert asked == [{"enable_cuda_graph": "1"}, {}]
+    assert session.run(feeds())["out_sample"].shape == (2, 4, 9, 11)
