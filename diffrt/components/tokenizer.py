@@ -40,9 +40,16 @@ class Tokenizer:
     """Texts to chunks of ids of a fixed length: start (T5 has none), as many tokens as fit, end, padding."""
 
     def __init__(
-        self, folder: str | Path, max_length: int, pad: str, start: str | None = START, end: str = END
+        self,
+        folder: str | Path,
+        max_length: int,
+        pad: str,
+        start: str | None = START,
+        end: str = END,
+        lowered: bool = False,
     ) -> None:
-        """Raises BundleError where the folder holds no usable tokenizer."""
+        """`lowered`: texts are read in lower case, and without space around them. Raises BundleError where the folder
+        holds no usable tokenizer."""
         whole, vocabulary, merges, words = (Path(folder) / name for name in FILES)
         try:
             if whole.is_file():
@@ -61,7 +68,7 @@ class Tokenizer:
         self._tokenizer.add_special_tokens(special)
         self._start = [] if start is None else [self._tokenizer.token_to_id(start) or 0]
         self._end, self._pad = (self._tokenizer.token_to_id(t) or 0 for t in (end, pad))
-        self.max_length = max_length
+        self.max_length, self._lowered = max_length, lowered
 
     @classmethod
     def from_bundle(cls, root: str | Path, manifest: Manifest, encoder: str = "text_encoder") -> "Tokenizer":
@@ -105,12 +112,21 @@ class Tokenizer:
     def _read(self, text: Text) -> tuple[str, list[Token]]:
         """Its letters, without what weighs them, and its tokens."""
         letters, tokens = "", []
-        for fragment in (Fragment(text, 1.0),) if isinstance(text, str) else text:
+        fragments = (Fragment(text, 1.0),) if isinstance(text, str) else text
+        for fragment in _lower(fragments) if self._lowered else fragments:
             encoding = self._tokenizer.encode(fragment.text, add_special_tokens=False)
             begins = (len(letters) + begin for begin, _ in encoding.offsets)
             tokens += [Token(id, fragment.weight, at) for id, at in zip(encoding.ids, begins, strict=True)]
             letters += fragment.text
         return letters, tokens
+
+
+def _lower(fragments: Sequence[Fragment]) -> list[Fragment]:
+    """In lower case, and without space at both ends."""
+    texts = [fragment.text.lower() for fragment in fragments]
+    texts[0] = texts[0].lstrip()
+    texts[-1] = texts[-1].rstrip()
+    return [Fragment(text, fragment.weight) for text, fragment in zip(texts, fragments, strict=True)]
 
 
 def _whole(file: Path) -> tokenizers.Tokenizer:
