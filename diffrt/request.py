@@ -247,10 +247,10 @@ def check(
     asked_size = None
     free = latents is None or height is not None or width is not None
     if _binned(manifest, use_resolution_binning, image is not None) and free:
-        own = manifest.defaults
+        usual = manifest.defaults
         asked_size = (
-            positive("height", own.height if height is None else height),
-            positive("width", own.width if width is None else width),
+            positive("height", usual.height if height is None else height),
+            positive("width", usual.width if width is None else width),
         )
         height, width = nearest_of(manifest.latents["sizes"], asked_size)
     height, width = _size(manifest, height, width, latents if encoded is None else encoded)

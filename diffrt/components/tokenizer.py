@@ -1,6 +1,6 @@
 """CLIP's tokenizer, byte-level byte-pair encoding of lower-cased text (Radford et al. 2021, arXiv:2103.00020); T5's,
-sentence pieces (Kudo & Richardson 2018, arXiv:1808.06226) as its tokenizer.json has them; BERT's, the longest pieces of
-lower-cased words (Devlin et al. 2018, arXiv:1810.04805).
+sentence pieces (Kudo & Richardson 2018, arXiv:1808.06226) as its tokenizer.json or spiece.model has them; BERT's, the
+longest pieces of lower-cased words (Devlin et al. 2018, arXiv:1810.04805).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,10 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from diffrt.errors import BundleError
 from diffrt.manifest import Manifest
 from diffrt.prompting import Fragment, Text
+from diffrt.sentence_pieces import read_pieces
 
-# the first alone; else of CLIP's the next two, or of BERT's the last
-FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
+# the first alone; else of CLIP's the next two, of BERT's the next, or of T5's the last
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
 START, END = "<|startoftext|>", "<|endoftext|>"
 UNKNOWN, MASK = "[UNK]", "[MASK]"  # of BERT's, which a text may spell out
 # special tokens, English contractions, words, single digits, and runs of anything else
@@ -50,12 +51,14 @@ class Tokenizer:
     ) -> None:
         """`lowered`: texts are read in lower case, and without space around them. Raises BundleError where the folder
         holds no usable tokenizer."""
-        whole, vocabulary, merges, words = (Path(folder) / name for name in FILES)
+        whole, vocabulary, merges, words, pieces = (Path(folder) / name for name in FILES)
         try:
             if whole.is_file():
                 self._tokenizer = _whole(whole)
             elif words.is_file() and not vocabulary.is_file():
                 self._tokenizer = _from_words(words)
+            elif pieces.is_file() and not vocabulary.is_file():
+                self._tokenizer = read_pieces(pieces)
             else:
                 self._tokenizer = _from_parts(vocabulary, merges)
         except Exception as error:  # the library raises plain Exception

@@ -1,9 +1,10 @@
-"""PixArt-alpha and PixArt-sigma (Chen et al. 2023, arXiv:2310.00426; 2024, arXiv:2403.04692): T5 reads the prompt, a
-transformer attends to its tokens and not to padding. Most are told of the picture's size, or draw at sizes of their own.
+"""PixArt-alpha and PixArt-sigma (Chen et al. 2023, arXiv:2310.00426; 2024, arXiv:2403.04692): T5 reads the prompt, and
+a transformer attends to its tokens, but not to padding. Some are told of the picture's size.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from .t5 import t5_encoder
 ALPHA_TOKENS, SIGMA_TOKENS = 120, 300
 
 
-def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
+def components(configs: Mapping[str, Config], tokens: int) -> tuple[Component, ...]:
+    """``tokens``: as long as prompts are."""
     t5, transformer, vae = configs["text_encoder"], configs["transformer"], configs["vae"]
     channels, patch, factor = vae["latent_channels"], transformer["patch_size"], scale_factor(vae)
     given = transformer.get("out_channels", 8) or transformer["in_channels"]
@@ -59,10 +61,10 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
             TensorSpec("encoder_hidden_states", "float32", ("batch", "sequence", width)),
         ),
         outputs=(TensorSpec("out_sample", "float32", ("batch", channels, "h", "w")),),
-        axes={"batch": 2, "h": 6 * patch, "w": 10 * patch, "sequence": 45},
+        axes={"batch": 2, "h": 6 * patch, "w": 10 * patch, "sequence": tokens},
         tolerance=TOLERANCE,
     )
-    return (t5_encoder("text_encoder", t5, ALPHA_TOKENS, masked=True), denoiser, *autoencoder(vae))
+    return (t5_encoder("text_encoder", t5, tokens, masked=True), denoiser, *autoencoder(vae))
 
 
 def defaults(configs: Mapping[str, Config]) -> dict[str, Any]:
@@ -88,7 +90,7 @@ PIXART_ALPHA = Family(
         "vae": ("AutoencoderKL",),
     },
     skipped=(),
-    components=components,
+    components=partial(components, tokens=ALPHA_TOKENS),
     defaults=defaults,
     latents=latents,
     denoiser="transformer",
@@ -99,5 +101,9 @@ PIXART_ALPHA = Family(
 )
 
 PIXART_SIGMA = replace(
-    PIXART_ALPHA, name="pixart-sigma", title="PixArt-sigma", t5={"text_encoder": SIGMA_TOKENS}
+    PIXART_ALPHA,
+    name="pixart-sigma",
+    title="PixArt-sigma",
+    components=partial(components, tokens=SIGMA_TOKENS),
+    t5={"text_encoder": SIGMA_TOKENS},
 )

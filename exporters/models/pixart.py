@@ -126,9 +126,9 @@ class Block(nn.Module):
 class PixArtTransformer2DModel(nn.Module):
     """Predicts noise, and often its variance, from noisy latents.
 
-    forward(sample f32[B,C,h,w], timestep f32[B], words f32[B,S,D], kept bool[B,S]: which of them are text, sizes f32[3]:
-    height, width in pixels and their ratio, where it is told of them) -> f32[B,C',h,w]; h and w multiples of the patch.
-    Raises CheckpointError at construction for config values it does not implement.
+    forward(sample f32[B,C,h,w], timestep f32[B], words f32[B,S,D], kept bool[B,S]: which of them are text, sizes
+    f32[3]: height, width in pixels and their ratio, where it is told of them) -> f32[B,C',h,w]; h and w multiples of
+    the patch. Raises CheckpointError at construction for config values it does not implement.
     """
 
     def __init__(self, config: Mapping[str, Any]):

@@ -16,7 +16,7 @@ from diffrt.errors import CheckpointError
 
 from .transformer import RMSNorm, masking
 
-PAD = 0  # the id of padding
+PAD: Literal[0] = 0  # the id of padding
 
 
 @dataclass(frozen=True)

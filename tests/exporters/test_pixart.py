@@ -1,5 +1,7 @@
 """PixArt-alpha and -sigma against diffusers' pipelines: same seed, same steps."""
 
+import shutil
+
 import diffusers
 import numpy as np
 import PIL.Image
@@ -8,15 +10,20 @@ import torch
 
 import diffrt
 import exporters
+from diffrt.components.tokenizer import Tokenizer
 from diffrt.errors import CheckpointError, InvalidArgument
 from diffrt.own_sizes import covering, nearest_of
+from diffrt.stable_diffusion import tokenizer_entry
+from exporters.checkpoint import open_checkpoint
 from exporters.families.pixart_sizes import SIZES
+from exporters.files import copy_texts
 from tests.checkpoints import VAE
 from tests.conftest import kept
 from tests.exporters.mini import edit
 from tests.exporters.steps import assert_steps_draw_the_same
 from tests.exporters.test_pictures import assert_same
 from tests.exporters.test_transformers import stirred, t5
+from tests.runtime.test_sentence_pieces import EXPECTED, MODEL
 
 TRANSFORMER = {
     "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "cross_attention_dim": 24,
@@ -44,13 +51,12 @@ def write(folder, kind):
     ).save_pretrained(folder)
 
 
-@pytest.fixture(
-    scope="module", params=["alpha", "sigma", pytest.param("alpha without sizes", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=["alpha", "sigma", pytest.param("alpha without sizes", marks=pytest.mark.slow)])
 def pair(request, tmp_path_factory):
     def make(folder):
         write(folder / "checkpoint", request.param)
-        exporters.export(folder / "checkpoint", folder / "bundle", verify=request.param == "alpha")
+        static = (64, 96) if "without" in request.param else None
+        exporters.export(folder / "checkpoint", folder / "bundle", static=static, verify=request.param == "alpha")
 
     folder = kept(f"pixart-{request.param}".replace(" ", "-"), tmp_path_factory, make)
     reference = diffusers.DiffusionPipeline.from_pretrained(folder / "checkpoint")
@@ -59,13 +65,14 @@ def pair(request, tmp_path_factory):
 
 
 def drawn(pair, prompt=PROMPT, binning=False, **arguments):
-    """The picture as diffrt and as diffusers draw it."""
+    """The pictures as diffrt and as diffusers draw them."""
     pipe, reference = pair
     call = {"num_inference_steps": 4, "guidance_scale": 3.5, "output_type": "np"} | arguments
     count = (len(prompt) if isinstance(prompt, list) else 1) * call.get("num_images_per_prompt", 1)
     generators = [torch.Generator("cpu").manual_seed(11 + i) for i in range(count)]
     expected = reference(prompt, generator=generators, use_resolution_binning=binning, **call).images
-    return pipe(prompt, seed=11, use_resolution_binning=binning, **call).images, expected
+    sizing = {} if binning else {"use_resolution_binning": False}
+    return pipe(prompt, seed=11, **sizing, **call).images, expected
 
 
 @pytest.mark.parametrize(
@@ -139,13 +146,10 @@ def test_padding_does_not_matter(pair):
 @pytest.mark.parametrize("size", [(100, 150), (300, 220), (512, 128)])
 def test_sizes_of_its_own(pair, size):
     """Drawn at the nearest of them, scaled and cropped."""
-    pipe, reference = pair
     height, width = size
     got, expected = drawn(pair, height=height, width=width, binning=True, num_inference_steps=2)
     assert got.shape[1:3] == size
     assert_same(got, expected)
-    assert_same(pipe(PROMPT, seed=11, height=height, width=width, num_inference_steps=2, guidance_scale=3.5,
-                     output_type="np").images, expected)  # fmt: skip
 
 
 @pytest.mark.parametrize("pair", ["sigma"], indirect=True)
@@ -238,7 +242,7 @@ def test_covering(asked):
     np.testing.assert_allclose(covering(drawn, asked), expected, atol=1e-5, strict=True)
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
+# --- checkpoints and tokenizers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -257,3 +261,19 @@ def test_what_does_not_fit(tmp_path, config, says):
     with pytest.raises(CheckpointError, match=says):
         exporters.export(tmp_path / "checkpoint", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_tokenizer_of_sentence_pieces_alone(tmp_path):
+    """As published checkpoints have it."""
+    write(tmp_path / "checkpoint", "sigma")
+    folder = tmp_path / "checkpoint" / "tokenizer"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "spiece.model").write_bytes(MODEL)
+    checkpoint = open_checkpoint(tmp_path / "checkpoint")
+    (tmp_path / "bundle").mkdir()
+    copy_texts(checkpoint, tmp_path / "bundle")
+    entry = tokenizer_entry(checkpoint.root, 300, kind="t5")
+    (ids,) = Tokenizer.of(tmp_path / "bundle", entry)(["a red apple"]).ids.tolist()
+    said = EXPECTED["a red apple"]
+    assert ids == [*said, 1] + [0] * (299 - len(said))
