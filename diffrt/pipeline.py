@@ -226,9 +226,9 @@ class Pipeline:
                                 from what the empty prompt gives
         chunks                  how many times the text encoder's length (75 tokens in Stable Diffusion) all prompts
                                 fill, the rest is cut off; "auto": as many as the longest prompt of the call needs
-        use_resolution_binning  of models with sizes of their own (PixArt): draw at the one of the nearest ratio, then
-                                scale and crop to height and width, of any value; False: draw at these. By default from
-                                words alone
+        use_resolution_binning  of models with sizes of their own (PixArt), from words alone: draw at the one of the
+                                nearest ratio, then scale and crop to the height and width that are given, which may
+                                have any value; False: draw at these
         guidance_scale          1 or below: no guidance, and half the work
         image_guidance_scale    of models that edit by instruction: how closely to keep to the image, from 1 (1.5)
         guidance_rescale        against the over-exposure of much guidance: from 0, none, to 1

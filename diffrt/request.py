@@ -245,8 +245,8 @@ def check(
     )
     level = whole_number("noise_level", DEFAULT_NOISE_LEVEL if noise_level is None else noise_level, MOST_NOISE)
     asked_size = None
-    free = latents is None or height is not None or width is not None
-    if _binned(manifest, use_resolution_binning, image is not None) and free:
+    sized = height is not None or width is not None
+    if _binned(manifest, use_resolution_binning, image is not None) and sized:
         usual = manifest.defaults
         asked_size = (
             positive("height", usual.height if height is None else height),

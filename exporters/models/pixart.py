@@ -76,7 +76,8 @@ class Told(nn.Module):
         super().__init__()
         self.timestep_embedder = TimestepEmbedding(WAVES, dim)
         if sized:
-            self.resolution_embedder, self.aspect_ratio_embedder = (TimestepEmbedding(WAVES, dim // 3) for _ in "12")
+            self.resolution_embedder = TimestepEmbedding(WAVES, dim // 3)
+            self.aspect_ratio_embedder = TimestepEmbedding(WAVES, dim // 3)
 
     def forward(self, timestep: Tensor, sizes: Tensor | None, dtype: torch.dtype) -> Tensor:
         told = self.timestep_embedder(sinusoidal(timestep, WAVES, True, 0).to(dtype))

@@ -46,7 +46,7 @@ def write(folder, kind):
         tokenizer=tokenizer,
         text_encoder=text,
         vae=diffusers.AutoencoderKL(**VAE).eval(),
-        transformer=stirred(diffusers.PixArtTransformer2DModel(**TRANSFORMER | KINDS[kind])),
+        transformer=stirred(diffusers.PixArtTransformer2DModel(**TRANSFORMER | KINDS[kind]), 0.05),  # as Flux's
         scheduler=diffusers.DPMSolverMultistepScheduler(),
     ).save_pretrained(folder)
 
@@ -164,6 +164,14 @@ def test_what_a_picture_says_of_its_size(pair):
     assert again.images.shape == (1, 208, 304, 3) and "use_resolution_binning" not in again.parameters[0]
     with pytest.raises(InvalidArgument, match=r"of shape \[1, 4, 38, 26\]"):
         pipe(PROMPT, latents=out.latents, height=304, width=208, **call)
+
+
+def test_its_usual_size(pair):
+    """That of its graphs of a fixed size, where it has them."""
+    usual = pair[0].bundle.manifest.defaults
+    out = pair[0](PROMPT, num_inference_steps=1, guidance_scale=1.0, output_type="latent", seed=11)
+    assert out.latents.shape[2:] == (usual.height // 8, usual.width // 8)
+    assert (out.parameters[0]["height"], out.parameters[0]["width"]) == (usual.height, usual.width)
 
 
 @pytest.mark.parametrize(
