@@ -99,6 +99,7 @@ def cli(context: click.Context) -> None:
 @click.option("--chunks", default="1", metavar="N|auto", help="How many times the usual length a prompt may have.")
 @click.option("--height", type=int, help="In pixels, a multiple of 8.")
 @click.option("--width", type=int, help="In pixels, a multiple of 8.")
+@click.option("--exact-size", is_flag=True, help="Draw at that size, and not at the model's nearest (PixArt).")
 @click.option("--scheduler", metavar="NAME", help="The sampler: see diffrt schedulers.")
 @click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="See diffrt providers.")
 @click.option("--memory", default="keep", show_default=True, metavar="keep|low", help="low: least memory, slower.")
@@ -131,6 +132,7 @@ def generate(
     chunks: str,
     height: int | None,
     width: int | None,
+    exact_size: bool,
     scheduler: str | None,
     provider: str,
     memory: str,
@@ -185,6 +187,7 @@ def generate(
                 chunks=int(chunks) if chunks.isdecimal() else chunks,
                 height=height,
                 width=width,
+                use_resolution_binning=False if exact_size else None,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 image_guidance_scale=image_guidance,

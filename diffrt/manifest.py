@@ -96,11 +96,11 @@ class Manifest:
     tasks: tuple[str, ...]
     defaults: Defaults
     # channels; scale_factor: pixels per latent; patch: latents per token of a transformer; low: black, of models of
-    # pixels from 0 to 1
+    # pixels from 0 to 1; sizes: [height, width] in pixels of those that a model draws at, see own_sizes.py
     latents: Mapping[str, Any]
     denoiser: str  # the component that the sampler calls
     conditions: Mapping[str, tuple[str, ...]]  # its input -> every "encoder.output" that it is, side by side
-    tokenizers: Mapping[str, Mapping[str, Any]]  # text encoder -> folder, max_length, pad, start, end (tokens)
+    tokenizers: Mapping[str, Mapping[str, Any]]  # text encoder -> folder, max_length, pad, start, end (tokens), lowered
     classes: tuple[str, ...]  # names of those that a class-conditional model draws, with commas between several of one
     even_sigmas: bool  # a flow model's levels are evenly spaced from 1 to 1 / steps, before they are shifted
     zero_negative: bool  # where no negative prompt is given its conditions are zero, and not those of an empty text
@@ -198,12 +198,13 @@ _tiling = record(
 _sources = list_of(matching(r"[^.]+[.][^.]+", "component.output"), 1)
 _tokenizer = record(
     dict,
-    spare=("start", "end"),
+    spare=("start", "end", "lowered"),
     folder=strict.inner_path,
     max_length=whole(3, 4096),
     pad=strict.text,
     start=optional(strict.text),
     end=strict.text,
+    lowered=strict.boolean,
 )
 
 
@@ -237,11 +238,12 @@ _manifest = record(
     ),
     latents=record(
         dict,
-        spare=("patch", "low"),
+        spare=("patch", "low", "sizes"),
         channels=whole(1, 4096),
         scale_factor=whole(1, 256),
         patch=whole(1, 64),
         low=whole(-1, 0),
+        sizes=list_of(list_of(whole(1, 1 << 16), 2, 2), 1),
     ),
     denoiser=strict.text,
     conditions=strict.keyed(lambda key, value, where: _sources(value, where)),

@@ -183,6 +183,7 @@ class Pipeline:
         chunks: int | str = 1,
         height: int | None = None,
         width: int | None = None,
+        use_resolution_binning: bool | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
@@ -225,6 +226,9 @@ class Pipeline:
                                 from what the empty prompt gives
         chunks                  how many times the text encoder's length (75 tokens in Stable Diffusion) all prompts
                                 fill, the rest is cut off; "auto": as many as the longest prompt of the call needs
+        use_resolution_binning  of models with sizes of their own (PixArt), from words alone: draw at the one of the
+                                nearest ratio, then scale and crop to the height and width that are given, which may
+                                have any value; False: draw at these
         guidance_scale          1 or below: no guidance, and half the work
         image_guidance_scale    of models that edit by instruction: how closely to keep to the image, from 1 (1.5)
         guidance_rescale        against the over-exposure of much guidance: from 0, none, to 1
@@ -262,6 +266,7 @@ class Pipeline:
             chunks=chunks,
             height=height,
             width=width,
+            use_resolution_binning=use_resolution_binning,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale,

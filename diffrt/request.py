@@ -18,6 +18,7 @@ from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
+from diffrt.own_sizes import nearest_of
 from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks, whole
 from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
@@ -62,6 +63,7 @@ class Request:
     latent_shape: tuple[int, int, int]  # C,h,w
     height: int
     width: int
+    asked_size: tuple[int, int] | None  # height and width that pictures are scaled to; None: as they are drawn
     num_inference_steps: int
     guidance_scale: float
     image_guidance_scale: float  # of models that are guided toward a picture as well
@@ -107,6 +109,8 @@ class Request:
         extra |= {"guidance_interval": list(self.guidance_interval)} if self.guidance_interval != ALWAYS else {}
         labels = [{"class_label": each} for each in self.class_labels for _ in range(self.num_images_per_prompt)]
         extra |= {"cfg_plus_plus": True} if self.cfg_plus_plus else {}
+        extra |= {"use_resolution_binning": True} if self.asked_size else {}
+        height, width = self.asked_size or (self.height, self.width)
         return [
             {
                 "prompt": self.prompts[i // self.num_images_per_prompt] if self.prompts else None,
@@ -117,8 +121,8 @@ class Request:
                 "seed": seed if self.generator is None else None,
                 "rng": self.rng,
                 "eta": self.eta,
-                "height": self.height,
-                "width": self.width,
+                "height": height,
+                "width": width,
                 "model": model,
                 **extra,
                 **(labels[i] if labels else {}),
@@ -140,6 +144,7 @@ def check(
     chunks: int | str = 1,
     height: int | None = None,
     width: int | None = None,
+    use_resolution_binning: bool | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     image_guidance_scale: float | None = None,
@@ -239,6 +244,15 @@ def check(
         noise_level=noise_level,
     )
     level = whole_number("noise_level", DEFAULT_NOISE_LEVEL if noise_level is None else noise_level, MOST_NOISE)
+    asked_size = None
+    sized = height is not None or width is not None
+    if _binned(manifest, use_resolution_binning, image is not None) and sized:
+        usual = manifest.defaults
+        asked_size = (
+            positive("height", usual.height if height is None else height),
+            positive("width", usual.width if width is None else width),
+        )
+        height, width = nearest_of(manifest.latents["sizes"], asked_size)
     height, width = _size(manifest, height, width, latents if encoded is None else encoded)
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
     if output_type not in OUTPUT_TYPES:
@@ -308,6 +322,7 @@ def check(
         ),
         height=height,
         width=width,
+        asked_size=None if asked_size == (height, width) else asked_size,
         num_inference_steps=positive("num_inference_steps", steps),
         guidance_scale=guidance,
         image_guidance_scale=image_guidance,
@@ -396,6 +411,17 @@ def _floored(own: tuple[int, int], multiple: int) -> tuple[int, int]:
     if min(own) < multiple:
         raise InvalidArgument(f"image has {own[0]}x{own[1]} pixels (HxW): at least {multiple}x{multiple} are needed")
     return own[0] - own[0] % multiple, own[1] - own[1] % multiple
+
+
+def _binned(manifest: Manifest, asked: Any, pictured: bool) -> bool:
+    """Whether to draw at the nearest of the model's own sizes: where it has any, what is drawn of words alone."""
+    if asked is not None and not isinstance(asked, bool):
+        raise InvalidArgument(f"use_resolution_binning is {shown(asked)}: give True or False")
+    able = "sizes" in manifest.latents and not pictured
+    if asked and not able:
+        why = "an image has a size of its own" if pictured else "this model has no sizes of its own"
+        raise InvalidArgument(f"use_resolution_binning is given, and {why}: leave it out")
+    return able if asked is None else asked
 
 
 def _multiple(manifest: Manifest) -> int:

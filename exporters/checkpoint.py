@@ -107,7 +107,7 @@ def open_checkpoint(source: str | os.PathLike, family: Family | None = None) -> 
     tokenizers = [folder for encoder, folder in family.tokenizers.items() if encoder in configs]
     for part, files in (
         ("scheduler", ("scheduler_config.json",)),
-        *((folder, ("vocab.json", "tokenizer.json", "vocab.txt")) for folder in tokenizers),
+        *((folder, ("vocab.json", "tokenizer.json", "vocab.txt", "spiece.model")) for folder in tokenizers),
         *((str(Path(file).parent), (Path(file).name,)) for part, file in family.settings.items() if part in configs),
     ):
         if not any((root / part / f).is_file() for f in files):

@@ -144,6 +144,7 @@ def write_bundle(
             folder,
             "t5" if encoder in checkpoint.family.t5 else "bert" if encoder in checkpoint.family.bert else "clip",
         )
+        | ({"lowered": True} if checkpoint.family.lowered else {})
         for encoder, folder in checkpoint.tokenizers.items()
     }
     for name in checkpoint.skipped:

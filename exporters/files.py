@@ -10,7 +10,7 @@ from .checkpoint import Checkpoint
 
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.txt",
+    "added_tokens.json", "vocab.txt", "spiece.model",
 )  # fmt: skip
 
 

@@ -89,6 +89,7 @@ class Family:
     tokenizers: Mapping[str, str] = field(default_factory=dict)  # text encoder -> folder
     t5: Mapping[str, int] = field(default_factory=dict)  # text encoders whose tokenizer is T5's -> tokens of a prompt
     bert: tuple[str, ...] = ()  # text encoders whose tokenizer is BERT's
+    lowered: bool = False  # prompts are read in lower case, and without space around them
     classes: Callable[[Mapping[str, Any], Mapping[str, Config]], tuple[str, ...]] = lambda index, configs: ()
     forms: tuple[str, ...] = ("components", "step")
     layouts: tuple[str, ...] = ("diffrt",)

@@ -1,6 +1,6 @@
 """CLIP's tokenizer, byte-level byte-pair encoding of lower-cased text (Radford et al. 2021, arXiv:2103.00020); T5's,
-sentence pieces (Kudo & Richardson 2018, arXiv:1808.06226) as its tokenizer.json has them; BERT's, the longest pieces of
-lower-cased words (Devlin et al. 2018, arXiv:1810.04805).
+sentence pieces (Kudo & Richardson 2018, arXiv:1808.06226) as its tokenizer.json or spiece.model has them; BERT's, the
+longest pieces of lower-cased words (Devlin et al. 2018, arXiv:1810.04805).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,10 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from diffrt.errors import BundleError
 from diffrt.manifest import Manifest
 from diffrt.prompting import Fragment, Text
+from diffrt.sentence_pieces import read_pieces
 
-# the first alone; else of CLIP's the next two, or of BERT's the last
-FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
+# the first alone; else of CLIP's the next two, of BERT's the next, or of T5's the last
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
 START, END = "<|startoftext|>", "<|endoftext|>"
 UNKNOWN, MASK = "[UNK]", "[MASK]"  # of BERT's, which a text may spell out
 # special tokens, English contractions, words, single digits, and runs of anything else
@@ -40,15 +41,24 @@ class Tokenizer:
     """Texts to chunks of ids of a fixed length: start (T5 has none), as many tokens as fit, end, padding."""
 
     def __init__(
-        self, folder: str | Path, max_length: int, pad: str, start: str | None = START, end: str = END
+        self,
+        folder: str | Path,
+        max_length: int,
+        pad: str,
+        start: str | None = START,
+        end: str = END,
+        lowered: bool = False,
     ) -> None:
-        """Raises BundleError where the folder holds no usable tokenizer."""
-        whole, vocabulary, merges, words = (Path(folder) / name for name in FILES)
+        """`lowered`: texts are read in lower case, and without space around them. Raises BundleError where the folder
+        holds no usable tokenizer."""
+        whole, vocabulary, merges, words, pieces = (Path(folder) / name for name in FILES)
         try:
             if whole.is_file():
                 self._tokenizer = _whole(whole)
             elif words.is_file() and not vocabulary.is_file():
                 self._tokenizer = _from_words(words)
+            elif pieces.is_file() and not vocabulary.is_file():
+                self._tokenizer = read_pieces(pieces)
             else:
                 self._tokenizer = _from_parts(vocabulary, merges)
         except Exception as error:  # the library raises plain Exception
@@ -61,7 +71,7 @@ class Tokenizer:
         self._tokenizer.add_special_tokens(special)
         self._start = [] if start is None else [self._tokenizer.token_to_id(start) or 0]
         self._end, self._pad = (self._tokenizer.token_to_id(t) or 0 for t in (end, pad))
-        self.max_length = max_length
+        self.max_length, self._lowered = max_length, lowered
 
     @classmethod
     def from_bundle(cls, root: str | Path, manifest: Manifest, encoder: str = "text_encoder") -> "Tokenizer":
@@ -105,12 +115,21 @@ class Tokenizer:
     def _read(self, text: Text) -> tuple[str, list[Token]]:
         """Its letters, without what weighs them, and its tokens."""
         letters, tokens = "", []
-        for fragment in (Fragment(text, 1.0),) if isinstance(text, str) else text:
+        fragments = (Fragment(text, 1.0),) if isinstance(text, str) else text
+        for fragment in _lower(fragments) if self._lowered else fragments:
             encoding = self._tokenizer.encode(fragment.text, add_special_tokens=False)
             begins = (len(letters) + begin for begin, _ in encoding.offsets)
             tokens += [Token(id, fragment.weight, at) for id, at in zip(encoding.ids, begins, strict=True)]
             letters += fragment.text
         return letters, tokens
+
+
+def _lower(fragments: Sequence[Fragment]) -> list[Fragment]:
+    """In lower case, and without space at both ends."""
+    texts = [fragment.text.lower() for fragment in fragments]
+    texts[0] = texts[0].lstrip()
+    texts[-1] = texts[-1].rstrip()
+    return [Fragment(text, fragment.weight) for text, fragment in zip(texts, fragments, strict=True)]
 
 
 def _whole(file: Path) -> tokenizers.Tokenizer:

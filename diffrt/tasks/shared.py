@@ -22,6 +22,7 @@ from diffrt.denoise_held import denoise_held, misfit
 from diffrt.errors import InvalidArgument
 from diffrt.guidance import Conditioned, Conditions, Model, factors, guide, mixtures
 from diffrt.levels import of_levels
+from diffrt.own_sizes import covering
 from diffrt.prompting import MOST_CHUNKS, Text
 from diffrt.request import F32, Request
 from diffrt.schedulers import Scheduler, Table
@@ -284,6 +285,7 @@ def finish(request: Request, parts: Parts, scheduler: Scheduler, words: Words, l
     if request.output_type != "latent":
         decoded = parts.decoder(latents)
         parts.done(parts.decoder)
+        decoded = decoded if request.asked_size is None else covering(decoded, request.asked_size)
         decoded, flags = checked(decoded, parts)
         images = image.to_pil(image.to_uint8(decoded)) if request.output_type == "pil" else _unit(decoded)
     said: Conditions = words.conditions if len(words.shares) == 1 else {}  # no prompt holds AND

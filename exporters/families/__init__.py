@@ -8,6 +8,7 @@ from .image_variation import IMAGE_VARIATION
 from .instruct_pix2pix import INSTRUCT_PIX2PIX
 from .ldm import LDM
 from .ldm_text import LDM_TEXT
+from .pixart import PIXART_ALPHA, PIXART_SIGMA
 from .score_sde import SCORE_SDE
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
@@ -32,6 +33,8 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusion3Img2ImgPipeline": STABLE_DIFFUSION_3,
     "FluxPipeline": FLUX,
     "FluxImg2ImgPipeline": FLUX,
+    "PixArtAlphaPipeline": PIXART_ALPHA,
+    "PixArtSigmaPipeline": PIXART_SIGMA,
     "DiTPipeline": DIT,
     "DDPMPipeline": UNCONDITIONAL,
     "DDIMPipeline": UNCONDITIONAL,

@@ -79,7 +79,8 @@ class ResnetBlock2D(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention, [B,L,D] queries over [B,S,context] keys; one scaled_dot_product_attention in the graph."""
+    """Multi-head attention, [B,L,D] queries over [B,S,context] keys; one scaled_dot_product_attention in the graph.
+    ``bias`` [B or 1,heads or 1,L,S] is added to the logits."""
 
     def __init__(self, dim: int, context: int, heads: int, bias: bool = False, upcast: bool = False):
         super().__init__()
@@ -89,15 +90,17 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context, dim, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
         q, k, v = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B,heads,L,D/heads]
             for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         if self.upcast:
             q, k, v = q.float(), k.float(), v.float()
-        y = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
-        return self.to_out[0](y.transpose(1, 2).flatten(2))
+        y = F.scaled_dot_product_attention(q, k, v, bias).to(x.dtype).transpose(1, 2)
+        if bias is not None:
+            y = y.clone(memory_format=torch.contiguous_format)  # kernels for a bias lay it out otherwise
+        return self.to_out[0](y.flatten(2))
 
 
 class PixelAttention(Attention):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from diffrt.configs import read_config
 from diffrt.errors import CheckpointError
 
-from .transformer import RMSNorm
+from .transformer import RMSNorm, masking
+
+PAD: Literal[0] = 0  # the id of padding
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class T5Config:
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
+    pad_token_id: Literal[0] = PAD
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "T5Config":
@@ -103,18 +106,21 @@ class Encoder(nn.Module):
 
 
 class T5EncoderModel(nn.Module):
-    """forward(input_ids i64[B,S]) -> f32[B,S,d_model]. Padding is read like any token, as diffusion models have it."""
+    """forward(input_ids i64[B,S]) -> f32[B,S,d_model]. Padding is read like any token, as most diffusion models have
+    it, unless it is said which tokens to read: kept bool[B,S]."""
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
         c = self.config = T5Config.read(config)
         self.shared, self.encoder = nn.Embedding(c.vocab_size, c.d_model), Encoder(c)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, kept: Tensor | None = None) -> Tensor:
         x = self.shared(input_ids)
         blocks: list[Any] = list(self.encoder.block)
         numbers = blocks[0].layer[0].SelfAttention.relative_attention_bias(self.buckets(input_ids.shape[1]))
         bias = numbers.permute(2, 0, 1).unsqueeze(0)  # [1,heads,S,S]
+        if kept is not None:
+            bias = bias + masking(kept, x.dtype)
         for block in blocks:
             x = block(x, bias)
         return self.encoder.final_layer_norm(x)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MASKED = -10000.0  # fp16 holds it
+
 
 class PatchEmbed(nn.Module):
     """Patches as tokens: [B,C,h,w] -> [B,h/p*w/p,dim]. ``most``: the positions of so many each way are learnt."""
@@ -40,6 +42,12 @@ def positions(height: int, width: int, dim: int, base: int, scale: float) -> Ten
     across = waves[0].unsqueeze(0).expand(height, -1, -1)
     down = waves[1].unsqueeze(1).expand(-1, width, -1)
     return torch.cat([across, down], dim=-1).flatten(0, 1).unsqueeze(0)
+
+
+def masking(kept: Tensor, dtype: torch.dtype) -> Tensor:
+    """What logits get added so that only some of the tokens are attended to: bool[B,S] -> [B,1,1,S]. It is finite:
+    where none is, all are."""
+    return (1 - kept.to(dtype)).unsqueeze(1).unsqueeze(1) * MASKED
 
 
 def unpatched(x: Tensor, height: int, width: int, patch: int) -> Tensor:

@@ -11,7 +11,7 @@ from ..weights import MARKS, find
 from .tensors import from_pickle
 
 STEMS = {"diffusion_pytorch_model": "diffusion_pytorch_model", "pytorch_model": "model"}  # of pickles -> today's
-TEXT = (".json", ".txt", ".md")
+TEXT = (".json", ".txt", ".md", ".model")
 
 
 def pickled_weights(folder: Path, precision: str) -> Path | None:
