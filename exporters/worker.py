@@ -9,6 +9,7 @@ beside, what an inpainting UNet is told of; told/INPUT, the denoiser's inputs, t
 one; latents; picture.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,6 +35,7 @@ Call = Callable[[Arrays], Arrays]
 
 STEPS, GUIDANCE, SEED, TOKENS = 4, 7.5, 0, 256  # the short generation
 TIMES = ("timestep", "sigma")
+LARGE = 4 << 30  # bytes of a component's weights in float32, from which its graphs are run with them left in their file
 RANGE = "range_of_"  # begins the names of a measured graph's further outputs, whose largest values are kept
 
 
@@ -41,14 +43,22 @@ def eager(checkpoint: "Checkpoint", name: str, precision: str) -> Call:
     """A component of the checkpoint in eager PyTorch, computing in float32 whatever the weights' dtype."""
     import torch
 
-    from .built import built
+    from .built import Streamed, built
 
     component = next(c for c in checkpoint.components if c.name == name)
-    module = built(component, checkpoint.configs[component.part], checkpoint.weights(component.part, precision))
+    config, weights = checkpoint.configs[component.part], checkpoint.weights(component.part, precision)
+    within: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if component.real:
+        module = built(component, config, weights)
+    else:
+        with torch.device(component.device):
+            module = component.build(config).eval()
+        within = Streamed(module, weights)
 
     @torch.inference_mode()
     def call(feeds: Arrays) -> Arrays:
-        outputs = component.call(module, *(torch.from_numpy(feeds[spec.name]) for spec in component.inputs))
+        with within:
+            outputs = component.call(module, *(torch.from_numpy(feeds[spec.name]) for spec in component.inputs))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return {spec.name: out.numpy() for spec, out in zip(component.outputs, outputs, strict=True)}
 
@@ -167,7 +177,7 @@ def check(job: Mapping, eagerly: Call | None = None) -> Arrays:
     name, inputs = job["component"], load_file(job["inputs"])
     out: Arrays = {}
     for file in job["files"]:
-        call = eagerly or onnx(job["bundle"], name, file)
+        call = eagerly or onnx(job["bundle"], name, file, job["brief"])
         prefix = f"{name}/{file}/in/"
         feeds = {key.removeprefix(prefix): array for key, array in inputs.items() if key.startswith(prefix)}
         out |= {f"{name}/{file}/out/{key}": np.ascontiguousarray(array) for key, array in call(feeds).items()}

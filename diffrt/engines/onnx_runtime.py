@@ -68,7 +68,7 @@ class OnnxRuntime:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if brief:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # what looks on values runs before they pile up
-        if fast:  # weights stay mapped files, where a kernel takes them as they are
+        if fast or brief:  # weights stay mapped files, where a kernel takes them as they are
             options.add_session_config_entry("session.disable_prepacking", "1")
         if prepared:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has been optimised
@@ -76,6 +76,7 @@ class OnnxRuntime:
             str(prepared / OPTIMISED if prepared else graph),
             options,
             providers=[(provider.runtime_name, {**provider.options, **(provider.held if held else {})})],
+            disabled_optimizers=["ConstantFolding"] if brief else None,  # which casts all weights, and keeps both
         )
         self._session.disable_fallback()  # to the CPU, silently
         if self._session.get_providers()[0] != provider.runtime_name:
