@@ -60,7 +60,7 @@ class Session:
         """Raises ProviderError where the provider is missing or refuses the graph, BundleError for a bad graph.
 
         `arena` keeps working memory between runs: for a graph that runs at every step. A `brief` session
-        is for a few runs: it leaves weights as they are in their file, loads faster in less memory, and runs slower.
+        is for a few runs: it leaves the layout of weights as it is, loads faster in less memory, and runs slower.
         `prepared` is the folder where the graph is kept as the provider runs it: see diffrt.prepared. A `held` session
         is for `hold` alone.
         """

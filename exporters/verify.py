@@ -150,7 +150,7 @@ def certify(
                 "source": str(checkpoint.root.resolve()), "bundle": str(folder), "files": [v.file for v in variants],
                 "inputs": str(scratch / "inputs.safetensors"),
                 "generate_with": any_size(manifest.components[component.name]),
-                "brief": checkpoint.weights(component.part, precision).numbers * 4 >= LARGE,
+                "large": checkpoint.weights(component.part, precision).numbers * 4 >= LARGE,
             }  # fmt: skip
             jobs = {side: job | {"side": side, "state": str(state)} for side, state in states.items()}
             answers = {

@@ -95,8 +95,8 @@ def attach(model: ir.Model, weights: Weights, real: bool = False) -> None:
     """Turn each initializer into external data that points into the checkpoint's own file, under its name there.
 
     The file's plain name is written as location: graphs lie beside their weights. What a module that was traced with
-    memory has beside them stays in the graph. What is to be widened is cast right before its first use, so that where
-    casts are not folded one tensor at a time is wide.
+    memory has beside them stays in the graph. What is to be widened is cast, in such an order that where casts are not
+    folded one tensor at a time is wide.
     """
     widened = WIDENED.get(weights.precision, ())
     for name, value in list(model.graph.initializers.items()):
@@ -118,19 +118,31 @@ def attach(model: ir.Model, weights: Weights, real: bool = False) -> None:
             base_dir=file.parent,
         )
         value.name = stored
+    if any(entry.dtype in widened for _, entry in weights.tensors.values()):
+        to_front(model)
 
 
 def narrow(model: ir.Model, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     """Put an initializer of that dtype, and a Cast to float32, in the place of one; returns it."""
     stored = ir.Value(name=value.name, type=ir.TensorType(dtype), shape=value.shape)
-    users = {node for node, _ in value.uses()}
     cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
     wide = cast.outputs[0]
     wide.name, wide.type, wide.shape = f"{value.name}.fp32", ir.TensorType(ir.DataType.FLOAT), value.shape
     value.replace_all_uses_with(wide)
     del model.graph.initializers[str(value.name)]
     model.graph.initializers.add(stored)
-    first = next((node for node in model.graph if node in users), None)
-    if first is not None:
-        model.graph.insert_before(first, cast)
+    model.graph.insert_before(model.graph[0], cast)
     return stored
+
+
+def to_front(model: ir.Model) -> None:
+    """Bring what is computed of weights and constants alone to the front. ONNX Runtime (1.32) orders nodes from the
+    outputs back, and of a node's inputs takes the one that stands first last: each weight is then widened right before
+    it is used, where those that stand among the layers are all widened before the first layer runs."""
+    known, moved = {*model.graph.initializers.values()}, []
+    for node in model.graph:
+        if all(value is None or value in known for value in node.inputs):
+            known.update(node.outputs)
+            moved.append(node)
+    model.graph.remove(moved)
+    model.graph.insert_before(model.graph[0], moved)

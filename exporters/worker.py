@@ -13,6 +13,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,11 +66,12 @@ def eager(checkpoint: "Checkpoint", name: str, precision: str) -> Call:
     return call
 
 
-def onnx(bundle: str, name: str, file: str, brief: bool = False) -> Call:
+def onnx(bundle: str, name: str, file: str, brief: bool = False, large: bool = False) -> Call:
     from diffrt.providers import PROVIDERS
     from diffrt.session import Session
 
-    session = Session(Path(bundle) / file, PROVIDERS["cpu"], component=name, arena=not brief, brief=brief)
+    provider = replace(PROVIDERS["cpu"], fast_load=large)
+    session = Session(Path(bundle) / file, provider, component=name, arena=not (brief or large), brief=brief)
     return session.run
 
 
@@ -177,7 +179,7 @@ def check(job: Mapping, eagerly: Call | None = None) -> Arrays:
     name, inputs = job["component"], load_file(job["inputs"])
     out: Arrays = {}
     for file in job["files"]:
-        call = eagerly or onnx(job["bundle"], name, file, job["brief"])
+        call = eagerly or onnx(job["bundle"], name, file, large=job["large"])
         prefix = f"{name}/{file}/in/"
         feeds = {key.removeprefix(prefix): array for key, array in inputs.items() if key.startswith(prefix)}
         out |= {f"{name}/{file}/out/{key}": np.ascontiguousarray(array) for key, array in call(feeds).items()}

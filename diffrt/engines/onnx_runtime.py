@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffrt.errors import ProviderError
+from diffrt.onnx_file import read_initializers
 from diffrt.providers import Provider
 
 DTYPES = {
@@ -68,7 +69,7 @@ class OnnxRuntime:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if brief:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # what looks on values runs before they pile up
-        if fast or brief:  # weights stay mapped files, where a kernel takes them as they are
+        if fast:  # weights stay mapped files, where a kernel takes them as they are
             options.add_session_config_entry("session.disable_prepacking", "1")
         if prepared:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has been optimised
@@ -76,7 +77,8 @@ class OnnxRuntime:
             str(prepared / OPTIMISED if prepared else graph),
             options,
             providers=[(provider.runtime_name, {**provider.options, **(provider.held if held else {})})],
-            disabled_optimizers=["ConstantFolding"] if brief else None,  # which casts all weights, and keeps both
+            # bf16 weights would all be made wide at once, and kept
+            disabled_optimizers=["ConstantFolding"] if fast and _holds_bf16(graph) else None,
         )
         self._session.disable_fallback()  # to the CPU, silently
         if self._session.get_providers()[0] != provider.runtime_name:
@@ -158,6 +160,10 @@ def prepare(graph: Path, provider: Provider, folder: Path) -> None:
 
 def version() -> str:
     return runtime().__version__
+
+
+def _holds_bf16(graph: Path) -> bool:
+    return any(tensor.dtype == "BF16" for tensor in read_initializers(graph))
 
 
 def _options(ort: ModuleType) -> Any:
