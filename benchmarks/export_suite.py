@@ -1,5 +1,5 @@
 """What an export costs: Stable Diffusion 1.5's shapes at full size: text encoder, UNet and decoder. diffrt's export
-also has the encoder, and its graphs in several forms. With --all XL, and Flux of 12 billion parameters, by diffrt alone.
+also has the encoder, and its graphs in several forms. With --all XL and Flux of 12 billion parameters, by diffrt alone.
 Once each: nothing is warm in a user's first export either.
 """
 

@@ -66,7 +66,7 @@ class Weights:
                 )
             if entry.dtype not in dtypes:
                 other = next((p for p, d in PRECISIONS.items() if entry.dtype in d), None)
-                fix = f"export with --precision {other}" if other else "save the checkpoint in float32, float16 or bfloat16"
+                fix = f"export with --precision {other}" if other else "save the checkpoint in float32 or float16"
                 raise CheckpointError(f"{where}/: tensor {stored!r} is {entry.dtype}, not {' or '.join(dtypes)}; {fix}")
             used.add(stored)
         extra = [n for n in self.tensors if n not in used and n.rpartition(".")[2] not in HARMLESS and n != TWICE]

@@ -70,8 +70,8 @@ class Checkpoint:
         """Unless the caller says None or False, and so wants none."""
         if self.unchecked and safety_checker not in (None, False):
             warnings.warn(
-                "the safety checker is not run: pictures are as the model draws them; load with safety_checker=None, or "
-                "export the checkpoint and draw with diffrt.load",
+                "the safety checker is not run: pictures are as the model draws them; export the checkpoint and draw "
+                "with diffrt.load, or say safety_checker=None",
                 stacklevel=3,
             )
 

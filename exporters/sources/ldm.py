@@ -37,8 +37,7 @@ def split(tensors: Tensors) -> dict[str, tuple[str, dict[str, Stored]]]:
     if len(dtypes) > 1:
         (one, first), (other, second) = sorted(dtypes.items())[:2]
         raise CheckpointError(
-            f"{first!r} is {one} and {second!r} is {other}: save all tensors in one dtype, float32, float16 or "
-            "bfloat16"
+            f"{first!r} is {one} and {second!r} is {other}: save all tensors in one dtype, float32 or float16"
         )
     return parts
 

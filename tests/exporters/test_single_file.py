@@ -386,7 +386,7 @@ UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
         (lambda s: s | {UNET + "out.2.weight": torch.zeros(5)}, ("'out.2.weight'", "shape [5]")),
         (lambda s: s | {TEXT + "embeddings.token_embedding.weight": torch.zeros(9, 64)}, ("9 tokens", "49408")),
         (lambda s: s | {"cond_stage_model.model.ln_final.bias": torch.zeros(1)}, ("two text encoders",)),
-        (lambda s: {n: t.double() for n, t in s.items()}, ("F64", "float32, float16 or bfloat16")),
+        (lambda s: {n: t.double() for n, t in s.items()}, ("F64", "float32 or float16")),
         (lambda s: {n: t.half() for n, t in s.items()}, ("F16", "--precision fp16")),
         (lambda s: {"lora_unet_mid_block_attentions_0.lora_down.weight": torch.zeros(1)}, ("looks like a LoRA",)),
         (lambda s: s | {"conditioner.embedders.0.x": torch.zeros(1)}, ("looks like Stable Diffusion XL",)),
