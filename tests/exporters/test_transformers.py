@@ -126,7 +126,7 @@ def pair(request, tmp_path_factory):
 
     folder = kept(request.param.replace(" ", "-"), tmp_path_factory, make)
     absent = {"text_encoder_3": None, "tokenizer_3": None} if "without" in request.param else {}
-    reference = diffusers.DiffusionPipeline.from_pretrained(folder / "checkpoint", torch_dtype=torch.float32, **absent)
+    reference = diffusers.DiffusionPipeline.from_pretrained(folder / "checkpoint", dtype=torch.float32, **absent)
     reference.set_progress_bar_config(disable=True)
     return diffrt.load(folder / "bundle"), reference
 
