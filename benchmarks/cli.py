@@ -53,7 +53,7 @@ def suites_help() -> str:
     default=Path("benchmarks/work"),
     show_default=True,
     metavar="FOLDER",
-    help="Keeps checkpoints and exported graphs from run to run: up to 12 GB for SD 1.5, 40 GB for XL.",
+    help="Keeps checkpoints and exported graphs from run to run: up to 12 GB for SD 1.5, 40 GB for XL, 34 GB for Flux.",
 )
 @click.option("--plan", "plan_only", is_flag=True, help="Print the plan and stop.")
 def run(
@@ -76,7 +76,7 @@ def run(
         from benchmarks.setting import setting
 
         module = importlib.import_module(f"benchmarks.{suite}_suite")
-        save(out, module.run(setting(suite, work, line, rated=False), only, rounds, done))
+        save(out, module.run(setting(suite, work, line, rated=False), only, rounds, done, everything))
 
 
 def spelled(suite: str, out: Path, only: Sequence[str], rounds: int | None, everything: bool) -> str:

@@ -43,6 +43,7 @@ MODELS = {
     "emoji": Model("emoji", ("fp16",), shipped=True),
     "sd15": Model("sd15", ("fp32", "fp16", "int8")),
     "sdxl": Model("sdxl", ("fp32", "int8")),
+    "flux": Model("flux", ("fp32",)),  # exported alone
 }
 
 

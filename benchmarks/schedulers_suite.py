@@ -30,7 +30,13 @@ REPEATS = 40  # runs of all steps
 WHO = {"diffusers": "diffusers", "diffrt": "diffrt"}  # contender -> runtime
 
 
-def run(setting: Setting, only: Sequence[str], rounds: int | None, done: Collection[tuple[str, ...]]) -> Iterator[Row]:
+def run(
+    setting: Setting,
+    only: Sequence[str],
+    rounds: int | None,
+    done: Collection[tuple[str, ...]],
+    everything: bool = False,
+) -> Iterator[Row]:
     names = []
     for name in SCHEDULERS:
         keys = [(setting.suite, case(shape), name, who) for shape in SHAPES for who in WHO]

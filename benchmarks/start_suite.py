@@ -59,7 +59,13 @@ def script(who: str, stage: str) -> str:
     return SCRIPT.format(before=before, imports=IMPORTS[who], rest=rest)
 
 
-def run(setting: Setting, only: Sequence[str], rounds: int | None, done: Collection[tuple[str, ...]]) -> Iterator[Row]:
+def run(
+    setting: Setting,
+    only: Sequence[str],
+    rounds: int | None,
+    done: Collection[tuple[str, ...]],
+    everything: bool = False,
+) -> Iterator[Row]:
     for stage in ("import", "first picture", "install"):
         keys = [(setting.suite, CASE, stage, who) for who in IMPORTS]
         if not any(matches("/".join(key), only) for key in keys) or set(keys) <= set(done):

@@ -93,5 +93,5 @@ SUITES: dict[str, Suite] = {
     "start": Suite(
         "import, load and first picture in a fresh process; size on disk of what must be installed", minutes=3
     ),
-    "export": Suite("time, memory and disk of exporting full-size weights", minutes=8),
+    "export": Suite("time, memory and disk of exporting full-size weights; with --all also XL's and Flux's", minutes=8),
 }

@@ -170,6 +170,16 @@ class Pipeline:
             raise InvalidArgument(f"scheduler is {scheduler!r:.60}: give an instance of a class of diffrt.schedulers")
         self._scheduler = scheduler
 
+    @property
+    def safety_checker(self) -> SafetyChecker | None:
+        return self._parts.safety
+
+    def leave_unchecked(self) -> None:
+        """From now on without the safety checker, which is freed."""
+        if self._parts.safety is not None:
+            self._parts.safety.close()
+        self._parts = replace(self._parts, safety=None)
+
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,

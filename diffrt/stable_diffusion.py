@@ -48,6 +48,12 @@ def tasks(configs: Mapping[str, Config]) -> tuple[str, ...]:
     return ("inpaint",) if told else ("text_to_image", "image_to_image", "inpaint")
 
 
+def asks_for_checking(index: Config) -> bool:
+    """Whether a model_index.json has a safety checker and wants it run; where it has one and says nothing it does."""
+    there = index.get("safety_checker") not in (None, [None, None])
+    return there and index.get("requires_safety_checker", True) is True
+
+
 def tokenizer_entry(root: Path, longest: int, name: str = "tokenizer", kind: str = "clip") -> dict[str, Any]:
     """What the run time must know beyond the vocabulary in the folder `name`: the prompt's length in tokens, at most
     `longest`, the padding token and, of any but CLIP's, which start (T5's has none) and end a text has."""

@@ -1,10 +1,23 @@
-"""A component's module with the checkpoint's tensors in it."""
+"""A component's module with the checkpoint's tensors in it, or with each there as long as it is computed with."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 from safetensors import safe_open
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
+from diffrt.safetensors_header import TensorEntry
+
+from .sources.tensors import TORCH_DTYPES
 from .spec import Component, Config
 from .weights import Weights
+
+DTYPES = {name: dtype for dtype, name in TORCH_DTYPES.items()}
 
 
 def built(
@@ -21,3 +34,31 @@ def built(
             state[tensor] = files[weights.tensors[stored][0]].get_tensor(stored).to(dtype)
     module.load_state_dict(state, strict=False, assign=True)
     return module.eval()
+
+
+class Streamed(TorchFunctionMode):
+    """Within it, a module without memory computes with the checkpoint's tensors in float32: each is read when a
+    function takes it, and gone when that is done. Memory is then one tensor's, whatever the model's size."""
+
+    def __init__(self, module: torch.nn.Module, weights: Weights):
+        super().__init__()
+        self._read: dict[int, Callable[[], torch.Tensor]] = {}
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            stored = weights.stored_name(name)
+            if stored is not None:
+                self._read[id(tensor)] = partial(read, *weights.tensors[stored])
+        self._module = module  # whose tensors keep their ids
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(self._there, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+    def _there(self, value: Any) -> Any:
+        found = self._read.get(id(value)) if isinstance(value, torch.Tensor) else None
+        return value if found is None else found().float()
+
+
+def read(file: Path, entry: TensorEntry) -> torch.Tensor:
+    """Read, not mapped: mapped pages would count as memory."""
+    data = torch.from_numpy(np.fromfile(file, np.uint8, entry.length, offset=entry.offset))
+    return data.view(DTYPES[entry.dtype]).reshape(entry.shape)

@@ -45,7 +45,7 @@ def converted(name: str, file: Path, entry: TensorEntry, dtype: str | None) -> m
     """A tensor in another dtype, or its bytes as they are. Read, not mapped: mapped pages would count as memory."""
     if dtype is None:
         return np.fromfile(file, np.uint8, entry.length, offset=entry.offset).data
-    tensor = np.fromfile(file, NUMPY[entry.dtype], math.prod(entry.shape), offset=entry.offset)
+    tensor = floats(file, entry)
     with np.errstate(over="ignore"):
         done = tensor.astype(NUMPY[dtype])
     if dtype == "F16" and not np.isfinite(done).all():
@@ -54,3 +54,13 @@ def converted(name: str, file: Path, entry: TensorEntry, dtype: str | None) -> m
             f"(at most {LARGEST:.0f}); export with --precision fp32"
         )
     return done.view(np.uint8).data
+
+
+def floats(file: Path, entry: TensorEntry) -> np.ndarray:
+    """A tensor, flat; bfloat16, which NumPy lacks, as the float32 whose upper half it is."""
+    count = math.prod(entry.shape)
+    if entry.dtype != "BF16":
+        return np.fromfile(file, NUMPY[entry.dtype], count, offset=entry.offset)
+    tensor = np.fromfile(file, "<u2", count, offset=entry.offset).astype("<u4")
+    tensor <<= 16
+    return tensor.view("<f4")

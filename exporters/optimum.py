@@ -18,7 +18,8 @@ from diffrt.errors import InvalidArgument
 from diffrt.folders import Say, building, link, publish
 from diffrt.manifest import TensorSpec
 
-from .checkpoint import open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
+from .families import safety
 from .families.latent import positions
 from .files import copy_texts
 from .passes.shapes import drop_inner_shapes
@@ -30,14 +31,13 @@ from .weights import attach
 
 def write_optimum(origin: Source, target: Path, copy_weights: bool, say: Say) -> None:
     """Check everything that can be checked, then build the folder and put it in its place."""
-    checkpoint = open_checkpoint(origin.root)
+    checkpoint = unchecked(open_checkpoint(origin.root), say)
     if "optimum" not in checkpoint.family.layouts:
         raise InvalidArgument(f"{checkpoint.family.title}: there is no layout optimum of it, export a bundle")
     if checkpoint.configs["unet"].get("time_cond_proj_dim") is not None:
         raise InvalidArgument("a UNet with time_cond_proj_dim (LCM) has no layout optimum: export a bundle")
     weights = {part: checkpoint.weights(part, "fp32") for part in checkpoint.configs}
-    run = [each for each in checkpoint.components if each.part not in checkpoint.family.optional]  # no safety checker
-    components = [adapted(each, checkpoint.configs[each.part]) for each in run]
+    components = [adapted(each, checkpoint.configs[each.part]) for each in checkpoint.components]
     for component in components:
         check_fit(component, checkpoint.configs[component.part], weights[component.part])
     with building(target) as folder:
@@ -58,6 +58,16 @@ def write_optimum(origin: Source, target: Path, copy_weights: bool, say: Say) ->
             ir.save(model, place / "model.onnx")
         Bundle.open(folder)  # it runs here
         publish(folder, target)
+
+
+def unchecked(checkpoint: Checkpoint, say: Say) -> Checkpoint:
+    """Without a safety checker: optimum's pipelines take one in PyTorch alone, from whoever loads them."""
+    if safety.NAME not in checkpoint.configs:
+        return checkpoint
+    say(f"skipping {safety.NAME}: optimum runs none from a folder; a bundle (--layout diffrt) does")
+    kept = {part: config for part, config in checkpoint.configs.items() if part != safety.NAME}
+    settings = str(Path(safety.PIXELS).parent)
+    return dataclasses.replace(checkpoint, configs=kept, skipped=(*checkpoint.skipped, safety.NAME, settings))
 
 
 def adapted(component: Component, config: Config) -> Component:

@@ -35,7 +35,7 @@ from .checkpoint import Checkpoint
 from .entries import file_entry
 from .figures import compare, passed
 from .spec import Component
-from .worker import GUIDANCE, SEED, STEPS, check, eager, noise_for, spoken, starting, time_of
+from .worker import GUIDANCE, LARGE, SEED, STEPS, check, eager, noise_for, spoken, starting, time_of
 
 CPU = PROVIDERS["cpu"]
 PROBE = "probe.safetensors"
@@ -152,6 +152,7 @@ def certify(
                 "source": str(checkpoint.root.resolve()), "bundle": str(folder), "files": [v.file for v in variants],
                 "inputs": str(scratch / "inputs.safetensors"),
                 "generate_with": any_size(manifest.components[component.name]),
+                "large": checkpoint.weights(component.part, precision).numbers * 4 >= LARGE,
             }  # fmt: skip
             jobs = {side: job | {"side": side, "state": str(state)} for side, state in states.items()}
             answers = {

@@ -9,9 +9,11 @@ beside, what an inpainting UNet is told of; told/INPUT, the denoiser's inputs, t
 one; latents; picture.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,7 @@ Call = Callable[[Arrays], Arrays]
 
 STEPS, GUIDANCE, SEED, TOKENS = 4, 7.5, 0, 256  # the short generation
 TIMES = ("timestep", "sigma")
+LARGE = 4 << 30  # bytes of a component's weights in float32, from which its graphs are run with them left in their file
 RANGE = "range_of_"  # begins the names of a measured graph's further outputs, whose largest values are kept
 
 
@@ -41,25 +44,34 @@ def eager(checkpoint: "Checkpoint", name: str, precision: str) -> Call:
     """A component of the checkpoint in eager PyTorch, computing in float32 whatever the weights' dtype."""
     import torch
 
-    from .built import built
+    from .built import Streamed, built
 
     component = next(c for c in checkpoint.components if c.name == name)
-    module = built(component, checkpoint.configs[component.part], checkpoint.weights(component.part, precision))
+    config, weights = checkpoint.configs[component.part], checkpoint.weights(component.part, precision)
+    within: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if component.real:
+        module = built(component, config, weights)
+    else:
+        with torch.device(component.device):
+            module = component.build(config).eval()
+        within = Streamed(module, weights)
 
     @torch.inference_mode()
     def call(feeds: Arrays) -> Arrays:
-        outputs = component.call(module, *(torch.from_numpy(feeds[spec.name]) for spec in component.inputs))
+        with within:
+            outputs = component.call(module, *(torch.from_numpy(feeds[spec.name]) for spec in component.inputs))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return {spec.name: out.numpy() for spec, out in zip(component.outputs, outputs, strict=True)}
 
     return call
 
 
-def onnx(bundle: str, name: str, file: str, brief: bool = False) -> Call:
+def onnx(bundle: str, name: str, file: str, brief: bool = False, large: bool = False) -> Call:
     from diffrt.providers import PROVIDERS
     from diffrt.session import Session
 
-    session = Session(Path(bundle) / file, PROVIDERS["cpu"], component=name, arena=not brief, brief=brief)
+    provider = replace(PROVIDERS["cpu"], fast_load=large)
+    session = Session(Path(bundle) / file, provider, component=name, arena=not (brief or large), brief=brief)
     return session.run
 
 
@@ -167,7 +179,7 @@ def check(job: Mapping, eagerly: Call | None = None) -> Arrays:
     name, inputs = job["component"], load_file(job["inputs"])
     out: Arrays = {}
     for file in job["files"]:
-        call = eagerly or onnx(job["bundle"], name, file)
+        call = eagerly or onnx(job["bundle"], name, file, large=job["large"])
         prefix = f"{name}/{file}/in/"
         feeds = {key.removeprefix(prefix): array for key, array in inputs.items() if key.startswith(prefix)}
         out |= {f"{name}/{file}/out/{key}": np.ascontiguousarray(array) for key, array in call(feeds).items()}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from diffrt.components.safety import NAME as SAFETY
+from diffrt.components.safety import SafetyChecker
 from diffrt.errors import InvalidArgument, ProviderError, nearest
 from diffrt.pipeline import Pipeline, Stream, load
 from diffrt.providers import PROVIDERS
@@ -21,7 +22,7 @@ Callback = Callable[[int, float, NDArray[np.float32]], Any]  # step, time, laten
 # Arguments of from_pretrained that change nothing here, and those that would, with what to do instead.
 WITHOUT_EFFECT = (
     "feature_extractor", "force_download", "low_cpu_mem_usage", "requires_safety_checker", "resume_download",
-    "safety_checker", "torch_dtype", "use_io_binding",
+    "torch_dtype", "use_io_binding",
 )  # fmt: skip
 INSTEAD = {
     "cache_dir": "set HF_HOME",
@@ -33,6 +34,7 @@ INSTEAD = {
     "token": "set HF_TOKEN",
     "use_auth_token": "set HF_TOKEN",
 }
+OWN_CHECKER = "a bundle's own alone is run; give None to leave it out, and call yours on the pictures"
 
 
 class Images(NamedTuple):
@@ -62,25 +64,37 @@ class Compat(ABC):
         revision: str | None = None,
         scheduler: Any = None,
         memory: str = "keep",
+        safety_checker: bool | None = True,
         **arguments: Any,
     ) -> Self:
         """From the folder of such a pipeline, a bundle, or an id on the hub. provider is ONNX Runtime's name for it,
-        such as "CPUExecutionProvider"; memory is diffrt.load's."""
+        such as "CPUExecutionProvider"; memory and safety_checker are diffrt.load's."""
         for name, value in arguments.items():
             if name in INSTEAD and value:
                 raise InvalidArgument(f"{name} is given: {INSTEAD[name]}")
             if name not in (*INSTEAD, *WITHOUT_EFFECT):
                 raise InvalidArgument(f"unknown argument {name!r}; {nearest(name, (*INSTEAD, *WITHOUT_EFFECT))}")
+        if not (safety_checker is None or isinstance(safety_checker, bool)):
+            raise InvalidArgument(f"safety_checker is {safety_checker!r:.60}: {OWN_CHECKER}")
         first = provider or (providers[0] if providers else "CPUExecutionProvider")
-        checked = arguments.get("safety_checker", True) is not None
         path = pretrained_model_name_or_path
-        pipeline = load(path, revision=revision, provider=named(first), memory=memory, safety_checker=checked)
+        pipeline = load(path, revision=revision, provider=named(first), memory=memory, safety_checker=safety_checker)
         made, bundle = cls(pipeline), pipeline.bundle
-        if checked and (bundle.root / SAFETY).is_dir() and SAFETY not in bundle.manifest.components:
+        if safety_checker and (bundle.root / SAFETY).is_dir() and SAFETY not in bundle.manifest.components:
             warnings.warn("the safety checker is not run: pictures are as the model draws them", stacklevel=2)
         if scheduler is not None:
             made.scheduler = scheduler
         return made
+
+    @property
+    def safety_checker(self) -> SafetyChecker | None:
+        return self.pipeline.safety_checker
+
+    @safety_checker.setter
+    def safety_checker(self, checker: None) -> None:
+        if checker is not None:
+            raise InvalidArgument(f"safety_checker is {checker!r:.60}: {OWN_CHECKER}")
+        self.pipeline.leave_unchecked()
 
     @abstractmethod
     def __call__(self, *args: Any, **arguments: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffrt.errors import ProviderError
+from diffrt.onnx_file import read_initializers
 from diffrt.providers import Provider
 
 DTYPES = {
@@ -73,10 +74,13 @@ class OnnxRuntime:
             options.add_session_config_entry("session.disable_prepacking", "1")
         if prepared:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has been optimised
+        path = str(prepared / OPTIMISED if prepared else graph)
+        # bf16 weights would all be made wide at once, and kept
+        left_out = ["ConstantFolding"] if fast and _holds_bf16(graph) else None
 
         def opened(**more: str) -> Any:
             records = [(provider.runtime_name, {**provider.options, **more})]
-            return ort.InferenceSession(str(prepared / OPTIMISED if prepared else graph), options, providers=records)
+            return ort.InferenceSession(path, options, providers=records, disabled_optimizers=left_out)
 
         try:
             self._session = opened(**provider.held if held else {})
@@ -164,6 +168,10 @@ def prepare(graph: Path, provider: Provider, folder: Path) -> None:
 
 def version() -> str:
     return runtime().__version__
+
+
+def _holds_bf16(graph: Path) -> bool:
+    return any(tensor.dtype == "BF16" for tensor in read_initializers(graph))
 
 
 def _options(ort: ModuleType) -> Any:

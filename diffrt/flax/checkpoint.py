@@ -2,6 +2,7 @@
 read; weights.py reads the tensors."""
 
 import os
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from diffrt.manifest import MANIFEST, Defaults, Manifest
 from diffrt.model_configs import TextConfig, UNetConfig, VAEConfig
 from diffrt.pipeline import BUNDLES, SCHEDULER_CONFIG
 from diffrt.schedulers import Scheduler, from_config
-from diffrt.stable_diffusion import CONDITIONS, defaults, latents, tasks, tokenizer_entry
+from diffrt.stable_diffusion import CONDITIONS, asks_for_checking, defaults, latents, tasks, tokenizer_entry
 
 INDEX = "model_index.json"
 CLASSES = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
@@ -63,6 +64,16 @@ class Checkpoint:
     manifest: Manifest  # of a bundle; else what one would hold
     networks: Networks
     scheduler: Scheduler
+    unchecked: bool  # it has a safety checker, wants it run, and that is not done here
+
+    def warn(self, safety_checker: object) -> None:
+        """Unless the caller says None or False, and so wants none."""
+        if self.unchecked and safety_checker not in (None, False):
+            warnings.warn(
+                "the safety checker is not run: pictures are as the model draws them; export the checkpoint and draw "
+                "with diffrt.load, or say safety_checker=None",
+                stacklevel=3,
+            )
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.of(self.root, self.manifest.tokenizers["text_encoder"])
@@ -130,7 +141,8 @@ def open_checkpoint(root: Path) -> Checkpoint:
         manifest = Bundle.open(root).manifest
     else:
         manifest = _manifest(root, networks, configs, scheduler)
-    return Checkpoint(root, manifest, networks, from_config(scheduler, manifest.defaults.scheduler))
+    sampler = from_config(scheduler, manifest.defaults.scheduler)
+    return Checkpoint(root, manifest, networks, sampler, asks_for_checking(index))
 
 
 def _manifest(root: Path, networks: Networks, configs: Mapping[str, Any], scheduler: Mapping[str, Any]) -> Manifest:

@@ -53,12 +53,14 @@ class FlaxPipeline:
         revision: str | None = None,
         dtype: Any = f32,
         from_pt: bool = True,
-        safety_checker: Any = None,
+        safety_checker: Any = True,
     ) -> tuple[Self, Params]:
         """(pipeline, params) from a checkpoint's folder, a bundle's name or path, or an id on the hub, which alone has
-        revisions. params are those of each part, by the checkpoint's tensor names. from_pt and safety_checker change
-        nothing: weights are read from safetensors, and there is no safety checker."""
+        revisions. params are those of each part, by the checkpoint's tensor names. from_pt changes nothing: weights are
+        read from safetensors. There is no safety checker; unless None is given, a checkpoint that asks for one warns.
+        """
         pipeline = cls(open_checkpoint(find(model, revision if hub.is_id(model) else None)), dtype)
+        pipeline.checkpoint.warn(safety_checker)
         return pipeline, pipeline.checkpoint.load(pipeline.dtype, lambda part: on_default_device)
 
     def ids(self, prompt: str | Sequence[str]) -> Array:  # i32 [B,S]

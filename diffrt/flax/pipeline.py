@@ -26,6 +26,7 @@ def load(
     data: int | None = None,
     model_parallel: int = 1,
     cache: str | os.PathLike[str] | None = None,
+    safety_checker: bool | None = True,
 ) -> "Pipeline":
     """A pipeline from the name or path of a bundle, the folder of a checkpoint in diffusers layout, or an id on the
     Hugging Face Hub.
@@ -35,6 +36,7 @@ def load(
     model_parallel  devices that the networks' matrices are split over
     cache           a folder to keep compiled programs in, so that the next process need not compile them; it holds for
                     all that JAX compiles in this process
+    safety_checker  there is none here: None, or False, says that you know, where a checkpoint asks for one
 
     Raises CheckpointError for what cannot be loaded, BundleError for a damaged bundle, HubError for what the hub does
     not give, InvalidArgument for a mesh that the devices do not make.
@@ -44,7 +46,9 @@ def load(
         keep_programs(cache)
     root = find(model, revision)
     name = str(model) if hub.is_id(model) else root.resolve().name
-    return Pipeline(open_checkpoint(root), dtype, devices, name)
+    checkpoint = open_checkpoint(root)
+    checkpoint.warn(safety_checker)
+    return Pipeline(checkpoint, dtype, devices, name)
 
 
 def keep_programs(folder: str | os.PathLike[str]) -> None:

@@ -58,6 +58,8 @@ def export(
         raise InvalidArgument(f"precision {precision!r} is unknown here; {nearest(str(precision), PRECISIONS)}")
     check_free(target, MANIFEST, force)
     checkpoint = open_checkpoint(find(source, revision))
+    if checkpoint.unchecked:
+        progress("skipping safety_checker: the programs have none; export the components to have it run")
     with building(target) as folder:
         write(checkpoint, folder, PRECISIONS[precision], size, platforms, sorted(set(steps)), progress)
         publish(folder, target)

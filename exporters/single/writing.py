@@ -13,6 +13,7 @@ from onnx_ir.passes.common import NameFixPass
 
 from diffrt import hub, pipeline, schedulers
 from diffrt.bundle import Bundle
+from diffrt.components.safety import NAME as SAFETY
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.folders import Say, building, check_free, publish
 from diffrt.providers import PROVIDERS
@@ -97,6 +98,8 @@ def export(
                 f"{bundle.root} is told of {', '.join(told[2:])}; a single graph is of a model that is told of "
                 "encoder_hidden_states alone: export the components"
             )
+        if SAFETY in manifest.components:
+            progress(f"skipping {SAFETY}: a single graph has none; export the components to have it run")
         config = bundle.json(pipeline.SCHEDULER_CONFIG)
         sampler = schedulers.from_config(config, scheduler or manifest.defaults.scheduler)
         numbers = sorted(set(steps or (*STEPS, manifest.defaults.num_inference_steps)))

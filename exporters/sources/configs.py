@@ -18,6 +18,8 @@ SCHEDULE: Json = {
     "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
     "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "trained_betas": None,
 }  # fmt: skip
+PLAIN, INPAINT = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
+EDIT = "StableDiffusionInstructPix2PixPipeline"
 
 
 def shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
@@ -104,9 +106,16 @@ def scheduler_config(prediction_type: str) -> Json:
     return {"_class_name": "DDIMScheduler", **SCHEDULE, "prediction_type": prediction_type}
 
 
-def model_index(inpainting: bool, scheduler: str) -> Json:
+def pipeline_class(unet: Json, vae: Json) -> str:
+    """By what the UNet is told beside the latents: nothing, a picture's, or a picture's and a mask."""
+    channels = vae["latent_channels"]
+    more = unet["in_channels"] - channels
+    return {0: PLAIN, channels: EDIT}.get(more, INPAINT)
+
+
+def model_index(pipeline: str, scheduler: str) -> Json:
     return {
-        "_class_name": "StableDiffusionInpaintPipeline" if inpainting else "StableDiffusionPipeline",
+        "_class_name": pipeline,
         "_diffusers_version": "0.42.1",  # whose layout this is; diffusers does not load a folder without
         "feature_extractor": [None, None],
         "requires_safety_checker": False,

@@ -10,13 +10,26 @@ from diffrt.weight_files import STEMS
 
 from ..safetensors_writer import Stored, write_header
 from .clip_tokenizer import END, VOCABULARY, write_tokenizer
-from .configs import Json, count, model_index, scheduler_config, text_config, unet_config, vae_config
+from .configs import (
+    EDIT,
+    INPAINT,
+    PLAIN,
+    Json,
+    count,
+    model_index,
+    pipeline_class,
+    scheduler_config,
+    text_config,
+    unet_config,
+    vae_config,
+)
 from .ldm import renamed, split
 from .tensors import from_pickle, from_safetensors
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 READERS = {".safetensors": from_safetensors, ".ckpt": from_pickle, ".pt": from_pickle, ".pth": from_pickle}
 BASE_STEPS = 875_000  # training steps of Stable Diffusion 2's 512-base-ema, by which the ecosystem knows it
+MADE_FOR = {INPAINT: " for inpainting", EDIT: " for editing by instruction"}
 OPEN_CLIP_LAYERS = 24  # of the whole text encoder; Stable Diffusion 2 takes the output of the last but one
 
 Tensors = Mapping[str, Stored]
@@ -32,11 +45,11 @@ def unpack(file: Path, folder: Path, prediction_type: str | None, say: Say) -> d
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
     unet, vae = configs["unet"], configs["vae"]
-    second, inpainting = unet["use_linear_projection"], unet["in_channels"] > vae["latent_channels"]
-    chosen = prediction_type or predicts(everything, second and not inpainting)
+    second, pipeline = unet["use_linear_projection"], pipeline_class(unet, vae)
+    chosen = prediction_type or predicts(everything, second and pipeline == PLAIN)
     size = 768 if chosen == "v_prediction" else 512
     unet["sample_size"], vae["sample_size"] = size // 2 ** (len(vae["block_out_channels"]) - 1), size
-    kind = f"Stable Diffusion {2 if second else 1}{' for inpainting' if inpainting else ''}"
+    kind = f"Stable Diffusion {2 if second else 1}{MADE_FOR.get(pipeline, '')}"
     hint = "" if prediction_type or not second else "; the file does not say: if pictures are bad, give the other type"
     say(f"{file.name}: {kind}, prediction type {chosen}, {size}x{size}{hint}")
 
@@ -46,7 +59,7 @@ def unpack(file: Path, folder: Path, prediction_type: str | None, say: Say) -> d
         (folder / part).mkdir()
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         (folder / part / name).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    index = model_index(inpainting, configs["scheduler"]["_class_name"])
+    index = model_index(pipeline, configs["scheduler"]["_class_name"])
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     converted = {}
     for part, found in tensors.items():

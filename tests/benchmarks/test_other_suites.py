@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from benchmarks import export_suite, schedulers_suite, start_suite
+from benchmarks import checkpoints, export_suite, schedulers_suite, start_suite
+from benchmarks.setting import Setting
 
 
 def test_a_step_of_a_scheduler_on_both_sides():
@@ -39,3 +40,11 @@ def test_a_link_adds_nothing_to_the_disk(tmp_path):
     (tmp_path / "bundle" / "weights").hardlink_to(tmp_path / "weights")
     (tmp_path / "bundle" / "graph").write_bytes(bytes(10))
     assert export_suite.added(tmp_path / "bundle") == 10
+
+
+def test_larger_models_are_exported_on_request_alone(tmp_path):
+    setting = Setting("export", tmp_path, "", {}, {})
+    assert list(export_suite.run(setting, ["sdxl,flux"], None, ())) == []
+    assert list(tmp_path.iterdir()) == []  # above all, no checkpoint
+    assert all(set(names) <= set(export_suite.CONTENDERS) for names in export_suite.CASES.values())
+    assert export_suite.CASES.keys() <= checkpoints.KINDS.keys()

@@ -42,6 +42,8 @@ CONFIGS = {  # the layers of a text encoder are those used: OpenCLIP's has one m
     "sd2": (unet([64, 128], [1, 0], 2, 64, True, size=384), vae([32, 64], 2, 768), text(64, 128, 23, "gelu")),
     "sd1-inpainting": (unet([32, 64], [1, 0], 2, 64, False, 9, size=256), vae([32, 64], 2, 512),
                        text(64, 128, 1, "quick_gelu")),
+    "sd1-edit": (unet([32, 64], [1, 0], 1, 64, False, 8, size=256), vae([32, 64], 1, 512),
+                 text(64, 96, 2, "quick_gelu")),
     "sd2-mini": (unet([64, 128], [1, 0], 1, 64, True, size=384), vae([32, 32], 1, 768), text(64, 96, 1, "gelu")),
     "sd1-full": (unet([320, 640, 1280, 1280], [1, 1, 1, 0], 2, 768, False), vae([128, 256, 512, 512], 2, 512),
                  text(768, 3072, 12, "quick_gelu")),

@@ -166,7 +166,7 @@ def rewrite(file, change):
         (UNET, lambda t: t.update({"conv_in.bias": torch.zeros(9)}), ("'conv_in.bias'", "shape [9]", "[8]")),
         (UNET, lambda t: t.update({"conv_in.bias": torch.zeros(8, 1)}), ("'conv_in.bias'", "shape [8, 1]")),
         (UNET, lambda t: t.update({"conv_in.bias": torch.zeros(8).half()}), ("is F16, not F32", "--precision fp16")),
-        (UNET, lambda t: t.update({"conv_in.bias": torch.zeros(8).bfloat16()}), ("is BF16", "float32 or float16")),
+        (UNET, lambda t: t.update({"conv_in.bias": torch.zeros(8).double()}), ("is F64", "float32 or float16")),
         ("vae/diffusion_pytorch_model.safetensors", lambda t: t.pop("quant_conv.bias"), ("vae/", "'quant_conv.bias'")),
         ("text_encoder/model.safetensors", lambda t: t.clear(), ("text_encoder/", "is missing")),
     ],

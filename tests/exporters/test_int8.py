@@ -13,9 +13,11 @@ from safetensors.numpy import load_file
 
 import diffrt
 import exporters
+from diffrt.bundle import Bundle
 from diffrt.cli import run as diffrt_cli
 from diffrt.components.tokenizer import Tokenizer
 from diffrt.pipeline import BUNDLES
+from exporters.int8 import quantizing
 from exporters.int8.calibration import RANGES, SIZES, Range, observed, read
 from exporters.int8.layers import layers
 from exporters.int8.rewriting import LEVELS, quantize
@@ -23,6 +25,7 @@ from exporters.int8.timing import faster
 from exporters.int8.weights import scaled
 
 from ..conftest import kept
+from . import test_sdxl, test_transformers
 from .graphs import parse, randn, run
 
 # Of five layers, those at both ends and the one of groups stay as they are; one weight serves two linear layers.
@@ -280,3 +283,19 @@ def fill(model, weights, folder):
             model.graph.initializers[name].const_value = ir.tensor(tensor, name=name)
             scale = np.frombuffer(scales(file, entry), np.float32)
             model.graph.initializers[scaled(name)].const_value = ir.tensor(scale, name=scaled(name))
+
+
+@pytest.mark.slow  # an export each
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux dev"])
+def test_other_families(kind, tmp_path, monkeypatch):
+    """Every layer that could be is rounded, whatever is faster here at these sizes; Flux's weights are bf16."""
+    monkeypatch.setattr(quantizing, "faster", lambda here, ranges: dict.fromkeys(here, True))
+    if kind == "sdxl":
+        test_sdxl.write(tmp_path / "checkpoint", refiner=False)
+    else:
+        test_transformers.write(tmp_path / "checkpoint", kind)
+    bundle = exporters.export(tmp_path / "checkpoint", tmp_path / "bundle", precision="int8")
+    manifest = Bundle.open(bundle).manifest
+    counts = {name: spec.quantized for name, spec in manifest.components.items() if spec.quantized}
+    assert counts.keys() == {manifest.denoiser, "vae_decoder"} and min(counts.values()) > 10
+    assert manifest.certificate["picture"]["psnr_db"] >= 28

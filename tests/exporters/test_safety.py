@@ -1,5 +1,6 @@
 """The safety checker against diffusers': the same scores, the same verdicts, the same black pictures."""
 
+import json
 import shutil
 import warnings
 
@@ -13,9 +14,12 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 
 import diffrt
 import exporters
+from diffrt import compat, flax
 from diffrt.components.clip_pixels import as_clip_sees
 from diffrt.components.safety import found
-from diffrt.errors import BundleError, CheckpointError
+from diffrt.errors import BundleError, CheckpointError, InvalidArgument
+from diffrt.flax import stablehlo
+from exporters import single
 from exporters.checkpoint import open_checkpoint
 from tests.conftest import kept
 from tests.exporters.mini import edit, write_mini
@@ -149,3 +153,68 @@ def test_it_is_exported_where_it_is_asked_for(folder, tmp_path):
     shutil.rmtree(checkpoint / "feature_extractor")
     with pytest.raises(CheckpointError, match="feature_extractor is missing"):
         open_checkpoint(checkpoint)
+
+
+# Where it is not run.
+
+
+@pytest.mark.parametrize("given", [{}, {"safety_checker": True}, {"safety_checker": None}, {"safety_checker": False}])
+def test_the_classes_of_before(folder, given):
+    pipe = compat.ORTStableDiffusionPipeline.from_pretrained(folder / "bundle", **given)
+    arguments = {"num_inference_steps": 3, "height": 32, "width": 32, "num_images_per_prompt": 8, "generator": 0}
+    checked = given.get("safety_checker", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = pipe("a red apple", **arguments).nsfw_content_detected
+    assert (pipe.safety_checker is not None) == bool(checked)
+    assert 0 < sum(found) < 8 if checked else found is None
+
+
+def test_leaving_it_out_later(folder):
+    pipe = compat.OnnxStableDiffusionPipeline.from_pretrained(folder / "bundle")
+    for own in (lambda images, clip_input: (images, [False]), object()):
+        with pytest.raises(InvalidArgument, match="give None to leave it out"):
+            pipe.safety_checker = own
+        with pytest.raises(InvalidArgument, match="give None to leave it out"):
+            compat.OnnxStableDiffusionPipeline.from_pretrained(folder / "bundle", safety_checker=own)
+    pipe.safety_checker = None
+    out = pipe("a red apple", height=32, width=32, num_inference_steps=1, num_images_per_prompt=8)
+    assert pipe.safety_checker is None and out.nsfw_content_detected is None
+
+
+def test_a_single_graph_says_that_it_has_none(folder, tmp_path):
+    lines = []
+    single.export(folder / "bundle", tmp_path / "single", size=(32, 32), steps=[1], progress=lines.append)
+    assert [line for line in lines if line.startswith("skipping safety_checker: a single graph has none; export the")]
+
+
+@pytest.mark.slow  # an export
+def test_a_folder_for_optimum_says_that_it_has_none(folder, tmp_path):
+    lines = []
+    made = exporters.export(folder / "checkpoint", tmp_path / "optimum", layout="optimum", progress=lines.append)
+    assert [line for line in lines if line.startswith("skipping safety_checker: optimum runs none")]
+    index = json.loads((made / "model_index.json").read_text("utf-8"))
+    assert index["safety_checker"] == index["feature_extractor"] == [None, None]
+    assert not (made / "safety_checker").exists() and not (made / "feature_extractor").exists()
+    arguments = {"num_inference_steps": 3, "height": 32, "width": 32, "output_type": "np", "seed": 0}
+    bare = diffrt.load(folder / "bundle", safety_checker=None)
+    assert_same(*(pipe("a red apple", **arguments).images for pipe in (diffrt.load(made), bare)))
+
+
+def test_jax_says_that_it_has_none(folder, tmp_path):
+    asks = "the safety checker is not run"
+    for source in (folder / "checkpoint", folder / "bundle"):
+        with pytest.warns(UserWarning, match=asks):
+            flax.load(source, data=1)
+        with pytest.warns(UserWarning, match=asks):
+            flax.FlaxStableDiffusionPipeline.from_pretrained(source)
+    quiet = shutil.copytree(folder / "checkpoint", tmp_path / "checkpoint")
+    edit(quiet / "model_index.json", requires_safety_checker=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flax.load(folder / "bundle", data=1, safety_checker=None)
+        flax.FlaxStableDiffusionPipeline.from_pretrained(folder / "bundle", safety_checker=None)
+        flax.load(quiet, data=1)
+    lines = []
+    stablehlo.export(folder / "checkpoint", tmp_path / "programs", size=(16, 16), steps=[1], progress=lines.append)
+    assert lines[0].startswith("skipping safety_checker: the programs have none")

@@ -26,7 +26,11 @@ from exporters.sources.single_file import convert
 from . import ldm
 from .mini import contents
 
-TINY = ("sd1", "sd2", "sd1-inpainting")
+TINY = ("sd1", "sd2", "sd1-inpainting", "sd1-edit")
+MADE_FOR = {  # pipeline class and first task
+    "sd1-inpainting": ("StableDiffusionInpaintPipeline", "inpaint"),
+    "sd1-edit": ("StableDiffusionInstructPix2PixPipeline", "edit"),
+}
 FULL = ("sd1-full", "sd2-full", "sd2-inpainting-full")
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -96,8 +100,8 @@ def test_diffusers_loads_it(tiny):
     with unpacked(file) as folder:
         checkpoint = open_checkpoint(folder)
         pipe = DiffusionPipeline.from_pretrained(folder)
-    told = kind.endswith("inpainting")
-    assert type(pipe).__name__ == ("StableDiffusionInpaintPipeline" if told else "StableDiffusionPipeline")
+    name, task = MADE_FOR.get(kind, ("StableDiffusionPipeline", "text_to_image"))
+    assert type(pipe).__name__ == name
     for part in ("unet", "vae"):
         ours, theirs = (dict(p.config) for p in (getattr(pipe, part), modules[part]))
         assert {k: v for k, v in ours.items() if k[0] != "_"} == {k: v for k, v in theirs.items() if k[0] != "_"}
@@ -107,7 +111,7 @@ def test_diffusers_loads_it(tiny):
         assert torch.equal(pipe.text_encoder(ids)[1], modules["text_encoder"](ids)[1])
     assert ids[1, 5] == (0 if kind == "sd2" else 49407)
     assert pipe.scheduler.config.prediction_type == ("v_prediction" if kind == "sd2" else "epsilon")
-    assert checkpoint.family.tasks(checkpoint.configs)[0] == ("inpaint" if told else "text_to_image")
+    assert checkpoint.family.tasks(checkpoint.configs)[0] == task
 
 
 # Full size: names and shapes alone.
@@ -382,7 +386,7 @@ UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
         (lambda s: s | {UNET + "out.2.weight": torch.zeros(5)}, ("'out.2.weight'", "shape [5]")),
         (lambda s: s | {TEXT + "embeddings.token_embedding.weight": torch.zeros(9, 64)}, ("9 tokens", "49408")),
         (lambda s: s | {"cond_stage_model.model.ln_final.bias": torch.zeros(1)}, ("two text encoders",)),
-        (lambda s: {n: t.bfloat16() for n, t in s.items()}, ("BF16", "float32 or float16")),
+        (lambda s: {n: t.double() for n, t in s.items()}, ("F64", "float32 or float16")),
         (lambda s: {n: t.half() for n, t in s.items()}, ("F16", "--precision fp16")),
         (lambda s: {"lora_unet_mid_block_attentions_0.lora_down.weight": torch.zeros(1)}, ("looks like a LoRA",)),
         (lambda s: s | {"conditioner.embedders.0.x": torch.zeros(1)}, ("looks like Stable Diffusion XL",)),

@@ -110,7 +110,7 @@ def test_what_cuda_cannot_capture_runs_uncaptured(monkeypatch, sd1_bundle):
     """ONNX Runtime's refusal is told as it was seen on a GPU; the session that is then opened is a real one."""
     real, asked = onnxruntime.InferenceSession, []
 
-    def refusing(graph, options, providers):
+    def refusing(graph, options, providers, **more):
         asked.append(providers[0][1])
         if "enable_cuda_graph" in asked[-1]:
             raise RuntimeError(
