@@ -37,6 +37,7 @@ NEEDS = {
     "inpaint": "an image and a mask_image",
     "variation": "an image alone",
     "upscale": "an image, a prompt that says what is in it, and no mask_image",
+    "latent_upscale": "an image or latents, a prompt that says what is in it, and no mask_image",
     "depth_to_image": "an image and its depth_map",
     "edit": "an image and a prompt that says what to change, and no mask_image",
     "unconditional": "neither prompt nor image",

@@ -18,7 +18,7 @@ from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
-from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture
+from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture, times
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks, whole
 from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
 from diffrt.told import checked, open_inputs
@@ -211,23 +211,22 @@ def check(
     ]
     images = positive("num_images_per_prompt", num_images_per_prompt) * count
     encoded = image if isinstance(image, np.ndarray) and image.ndim == 4 else None
-    begin = None if encoded is not None or seen else image
-    if encoded is not None and (mask_image is not None or latents is not None):
-        raise InvalidArgument("image is latents [B,C,h,w]: leave out mask_image and latents, or give a picture")
+    if encoded is not None and latents is not None:
+        raise InvalidArgument("image is latents [B,C,h,w]: leave out latents, or give a picture")
     task = _task(manifest, image is not None, mask_image is not None and not seen, labels)
     factor = manifest.latents["scale_factor"]
-    times = factor if task == "upscale" else 1  # the image's size is the result's
-    pictures, masked = _pictures(begin, None if seen else mask_image, strength if begin is image else None, count)
+    larger = times(task, factor)
+    pictures, masked = ([], []) if seen else _pictures(image, mask_image, strength, count)
+    if larger > 1 and not (height is None and width is None):
+        raise InvalidArgument(f"height and width are given, and are {larger} times the image's: leave them out")
     if pictures:
         own = common_size("image", pictures)
         if masked:
             check_same_size(own, common_size("mask_image", masked))
-        if times > 1 and not (height is None and width is None):
-            raise InvalidArgument(f"height and width are given, and are {times} times the image's: leave them out")
-        floored = _floored(own, _multiple(manifest) if times == 1 else times)
-        height = floored[0] * times if height is None else height
-        width = floored[1] * times if width is None else width
-    if times > 1 and encoded is not None:
+        floored = _floored(own, factor if task == "upscale" else _multiple(manifest))
+        height = floored[0] * larger if height is None else height
+        width = floored[1] * larger if width is None else width
+    if task == "upscale" and encoded is not None:
         raise InvalidArgument("image is latents, and this model upscales pictures: give a picture")
     check_owners(
         task,
@@ -239,8 +238,12 @@ def check(
         noise_level=noise_level,
     )
     level = whole_number("noise_level", DEFAULT_NOISE_LEVEL if noise_level is None else noise_level, MOST_NOISE)
-    height, width = _size(manifest, height, width, latents if encoded is None else encoded)
+    if encoded is None:
+        height, width = _size(manifest, height, width, latents)
+    else:
+        height, width = _size(manifest, height, width, encoded, larger)
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
+    encoded_shape = (images, latent_shape[0], latent_shape[1] // larger, latent_shape[2] // larger)
     if output_type not in OUTPUT_TYPES:
         raise InvalidArgument(f"unknown output_type {output_type!r}: {nearest(str(output_type), OUTPUT_TYPES)}")
     if rng not in RNGS:
@@ -296,8 +299,8 @@ def check(
         latents=None if latents is None else array_of("latents", latents, (images, *latent_shape)),
         latent_shape=latent_shape,
         seen=seen,
-        image=colours(pictures, height // times, width // times, RESAMPLING[times > 1]) if pictures else None,
-        image_latents=None if encoded is None else array_of("image", encoded, (images, *latent_shape)),
+        image=colours(pictures, height // larger, width // larger, RESAMPLING[larger > 1]) if pictures else None,
+        image_latents=None if encoded is None else array_of("image", encoded, encoded_shape),
         mask=masks(masked, height, width) if masked else None,
         noise_level=level,
         depth=depths(depth_map, count, latent_shape[1:]) if task == "depth_to_image" else None,
@@ -378,13 +381,14 @@ def _matching(negative: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
 
 
 def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[list[Any], list[Any]]:
-    """The pictures to start from and the masks: one for all prompts, or one each."""
+    """The pictures to start from, none where there are latents, and the masks: one for all prompts, or one each."""
     if image is None:
         for name, value in (("mask_image", mask_image), ("strength", strength)):
             if value is not None:
                 raise InvalidArgument(f"{name} is given without an image: give both")
         return [], []
-    pictures, masked = as_list(image), [] if mask_image is None else as_list(mask_image)
+    encoded = isinstance(image, np.ndarray) and image.ndim == 4
+    pictures, masked = [] if encoded else as_list(image), [] if mask_image is None else as_list(mask_image)
     for name, given in (("image", pictures), ("mask_image", masked)):
         if given and len(given) not in (1, count):
             raise InvalidArgument(f"{name}: {len(given)} pictures for {count} prompts: give one, or one each")
@@ -403,9 +407,9 @@ def _multiple(manifest: Manifest) -> int:
     return factor if factor == 1 else math.lcm(8, factor * manifest.latents.get("patch", 1))
 
 
-def _size(manifest: Manifest, height: Any, width: Any, latents: Any) -> tuple[int, int]:
-    """Height and width in pixels: as given, else those of the latents, else the model's own."""
-    factor = manifest.latents["scale_factor"]
+def _size(manifest: Manifest, height: Any, width: Any, latents: Any, larger: int = 1) -> tuple[int, int]:
+    """Height and width in pixels: as given, else as many times those of the latents, else the model's own."""
+    factor = manifest.latents["scale_factor"] * larger
     multiple = _multiple(manifest)
     inferred = [n * factor for n in np.shape(latents)[2:]] if np.ndim(latents) == 4 else None
     sizes = []

@@ -227,7 +227,7 @@ def encode_pictures(pictures: F32, request: Request, parts: Parts, streams: Sequ
         return mean.repeat(len(streams) // len(pictures), axis=0)
     drawn = streams if request.generator is None else streams[: len(pictures)]
     each = len(drawn) // len(pictures)
-    latents = mean.repeat(each, axis=0) + std.repeat(each, axis=0) * noise.randn(drawn, request.latent_shape)
+    latents = mean.repeat(each, axis=0) + std.repeat(each, axis=0) * noise.randn(drawn, mean.shape[1:])
     return latents.repeat(len(streams) // len(drawn), axis=0)
 
 
