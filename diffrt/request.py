@@ -28,6 +28,7 @@ DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 DEFAULT_IMAGE_GUIDANCE = 1.5
 DEFAULT_NOISE_LEVEL, MOST_NOISE = 20, 350  # that a picture to be upscaled is seen with; it was trained with no more
 ALWAYS = (0.0, 1.0)
+FURTHER = ("2", "3")  # text encoders after the first, which may read prompts of their own
 RESAMPLING = {False: Resampling.LANCZOS, True: Resampling.BICUBIC}  # by whether a picture is to be upscaled
 WITHOUT_PROMPT = {
     "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
@@ -45,6 +46,7 @@ class Request:
     conditions: tuple[tuple[Condition, ...], ...]  # [K][P] what the prompts say; K > 1 where one holds AND
     negative_prompts: tuple[str, ...]  # [P]
     negative_texts: tuple[Text, ...]  # [P] the same, parsed
+    further: Mapping[str, tuple[str, ...]]  # prompt_2, prompt_3 and their negatives, where they are given: [P] each
     weighting: str | None  # how weighted text acts; None: all text is plain
     chunks: int | str  # of text, or "auto"
     prompt_embeds: F32 | None  # [P,S,D]
@@ -95,6 +97,11 @@ class Request:
         """Whether there is a negative half; a distilled model is told of the guidance instead."""
         return "guidance" not in self.told[0] and (self.cfg_plus_plus or is_guided(self.guidance_scale))
 
+    def beside(self, name: str) -> list[Sequence[Text] | None]:
+        """What text encoders after the first read, [P] each; None where that is the prompt, or the negative prompt."""
+        given = (self.further.get(f"{name}_{number}") for number in FURTHER)
+        return [None if texts is None else read(texts, self.weighting) for texts in given]
+
     def parameters(self, scheduler: str, model: str, chunks: int) -> list[dict[str, Any]]:
         """What made each picture, as JSON values: [B]. chunks: as many as the prompts filled."""
         extra: dict[str, Any] = {"task": self.task} if self.task in PICTURED else {}
@@ -107,6 +114,7 @@ class Request:
         extra |= {"guidance_interval": list(self.guidance_interval)} if self.guidance_interval != ALWAYS else {}
         labels = [{"class_label": each} for each in self.class_labels for _ in range(self.num_images_per_prompt)]
         extra |= {"cfg_plus_plus": True} if self.cfg_plus_plus else {}
+        further = {k: texts for k, texts in self.further.items() if self.guided or not k.startswith("negative")}
         return [
             {
                 "prompt": self.prompts[i // self.num_images_per_prompt] if self.prompts else None,
@@ -120,6 +128,7 @@ class Request:
                 "height": self.height,
                 "width": self.width,
                 "model": model,
+                **{name: texts[i // self.num_images_per_prompt] for name, texts in further.items()},
                 **extra,
                 **(labels[i] if labels else {}),
             }
@@ -136,6 +145,10 @@ def check(
     depth_map: Any = None,
     strength: float | None = None,
     negative_prompt: str | Sequence[str] | None = None,
+    prompt_2: str | Sequence[str] | None = None,
+    prompt_3: str | Sequence[str] | None = None,
+    negative_prompt_2: str | Sequence[str] | None = None,
+    negative_prompt_3: str | Sequence[str] | None = None,
     weighting: str | None = None,
     chunks: int | str = 1,
     height: int | None = None,
@@ -277,6 +290,20 @@ def check(
         raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
     if len(rows) > 1 and (rescale or interval != ALWAYS):
         raise InvalidArgument("AND has no one prompt to fall back on: leave out guidance_rescale and guidance_interval")
+    further = _further(
+        manifest,
+        {"prompt": prompt, "negative_prompt": negative_prompt},
+        {
+            "prompt_2": prompt_2,
+            "prompt_3": prompt_3,
+            "negative_prompt_2": negative_prompt_2,
+            "negative_prompt_3": negative_prompt_3,
+        },
+        count,
+        weighting,
+    )
+    if len(rows) > 1 and further:
+        raise InvalidArgument(f"AND composes what all text encoders read: leave out {', '.join(further)}")
     check_guidance(
         task,
         guidance_rescale=rescale > 0,
@@ -289,7 +316,8 @@ def check(
         prompts=prompts,
         conditions=rows,
         negative_prompts=negatives,
-        negative_texts=negatives if weighting is None else tuple(map(fragments, negatives)),
+        negative_texts=read(negatives, weighting),
+        further=further,
         weighting=weighting,
         chunks=checked_chunks(chunks),
         prompt_embeds=embeds,
@@ -373,11 +401,36 @@ def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[li
     return [condition.text for (condition,) in texts], checked_chunks(chunks)
 
 
-def _matching(negative: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
-    negative = negative or ("",)
-    if len(negative) not in (1, count):
-        raise InvalidArgument(f"{len(negative)} negative prompts for {count} prompts: give one, or one each")
-    return negative * count if len(negative) == 1 else negative
+def read(texts: tuple[str, ...], weighting: str | None) -> tuple[Text, ...]:
+    """Plain or weighted; AND is a word in them."""
+    return texts if weighting is None else tuple(map(fragments, texts))
+
+
+def _further(
+    manifest: Manifest, first: Mapping[str, Any], given: Mapping[str, Any], count: int, weighting: str | None
+) -> dict[str, tuple[str, ...]]:
+    """The prompts of text encoders after the first: [count] each, of those that are given."""
+    found = {}
+    for name, value in given.items():
+        plain, _, number = name.rpartition("_")
+        texts = texts_of(name, value)
+        if texts is None:
+            continue
+        if int(number) > len(manifest.tokenizers):
+            encoders = f"{len(manifest.tokenizers) or 'no'} text encoder{'s' * (len(manifest.tokenizers) != 1)}"
+            raise InvalidArgument(f"{name} is given, and this model has {encoders}: leave it out")
+        if first[plain] is None:
+            raise InvalidArgument(f"{name} is given without {plain}, which the first text encoder reads: give both")
+        found[name] = _matching(texts, count, f"texts of {name}")
+        read(found[name], weighting)
+    return found
+
+
+def _matching(texts: tuple[str, ...] | None, count: int, what: str = "negative prompts") -> tuple[str, ...]:
+    texts = texts or ("",)
+    if len(texts) not in (1, count):
+        raise InvalidArgument(f"{len(texts)} {what} for {count} prompts: give one, or one each")
+    return texts * count if len(texts) == 1 else texts
 
 
 def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[list[Any], list[Any]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -116,16 +117,19 @@ def encode_words(request: Request, parts: Parts) -> Words:
     zero = request.guided and request.zero_negative
     negative_texts = request.negative_texts if request.guided and negative is None and not zero else ()
     lengths = [each.shape[1] for each in (given, negative) if each is not None]
-    chunks = whole_chunks(request.chunks, [*texts, *negative_texts], encoder, lengths)
+    beside, negative_beside = request.beside("prompt"), request.beside("negative_prompt")
+    every = [*texts, *chain(*filter(None, beside))]
+    every += [*negative_texts, *chain(*filter(None, negative_beside))] if negative_texts else []
+    chunks = whole_chunks(request.chunks, every, encoder, lengths)
     said: list[dict[str, NDArray[Any]]] = []
-    for embeds, pooled, words in (
-        (given, request.pooled_prompt_embeds, texts),
-        (negative, request.negative_pooled_prompt_embeds, negative_texts),
+    for embeds, pooled, words, others in (
+        (given, request.pooled_prompt_embeds, texts, beside),
+        (negative, request.negative_pooled_prompt_embeds, negative_texts, negative_beside),
     ):
         if embeds is not None:
             said.append({EMBEDS: embeds} | ({} if pooled is None else {POOLED: pooled}))
         elif words:
-            encoded, cut = encoder(words, chunks, request.weighting)
+            encoded, cut = encoder(words, chunks, request.weighting, others)
             truncated += filter(None, cut)
             said.append(dict(encoded))
     parts.done(encoder)

@@ -91,6 +91,7 @@ def base(folder):
 SIZES = {
     "as it is": {},
     "a negative prompt": {"negative_prompt": "the apple"},
+    "a prompt for each encoder": {"prompt_2": "the apple", "negative_prompt": "a", "negative_prompt_2": "le"},
     "told of sizes": {"original_size": (700, 300), "target_size": (64, 96), "crops_coords_top_left": (5, 9)},
     "told of other sizes": {
         "original_size": (700, 300), "negative_original_size": (64, 64), "negative_target_size": (9, 9),
@@ -217,6 +218,9 @@ def test_latents_do_not_tell_what_is_around_a_mask(folder):
     ("arguments", "says"),
     [
         ({"original_size": 512}, "two whole numbers"),
+        ({"prompt_2": ["a", "b"]}, "2 texts of prompt_2 for 1 prompts"),
+        ({"prompt_3": "a"}, "prompt_3 is given, and this model has 2 text encoders: leave it out"),
+        ({"negative_prompt_2": "a"}, "negative_prompt_2 is given without negative_prompt"),
         ({"denoising_start": 0.5}, "goes with image-to-image"),
         ({"denoising_end": 0.0}, "leaves no step"),
         ({"denoising_end": 1.5}, "from 0 to 1"),
@@ -229,6 +233,23 @@ def test_latents_do_not_tell_what_is_around_a_mask(folder):
 def test_what_is_asked_of_it(base, arguments, says):
     with pytest.raises(InvalidArgument, match=says):
         base[0]("a red apple", num_inference_steps=2, **arguments)
+
+
+def test_prompts_of_each_encoder(folder, base):
+    """They are weighted and cut as the first one's are, and are in the parameters."""
+    ask = {"num_inference_steps": 1, "guidance_scale": 2.0, "height": 64, "width": 64, "seed": 3, "weighting": "scale"}
+    with pytest.warns(UserWarning, match="cut off: '.*app app"):
+        out = base[0]("a", prompt_2="(a:1.5)" + " app" * 80, **ask)
+    assert out.parameters[0]["prompt_2"].startswith("(a:1.5) app") and "negative_prompt_2" not in out.parameters[0]
+    plain, same = base[0]("a", **ask), base[0]("a", prompt_2="a", **ask)
+    np.testing.assert_array_equal(plain.latents, same.latents)
+    assert np.abs(plain.latents - out.latents).max() > 0.01
+    longer = base[0]("a", prompt_2="app " * 80, chunks="auto", **ask)
+    assert longer.prompt_embeds.shape[1] == 231
+    with pytest.raises(InvalidArgument, match="AND composes what all text encoders read: leave out prompt_2"):
+        base[0]("a AND red", prompt_2="a", **ask)
+    with pytest.raises(InvalidArgument, match="this model has 1 text encoder: leave it out"):
+        diffrt.load(folder / "refiner-bundle")("a", prompt_2="a")
 
 
 def test_a_name_that_is_none(base):

@@ -155,6 +155,20 @@ def test_pictures_equal(pair):
     assert_same(pipe(seed=11, **arguments).images, expected)
 
 
+def test_a_prompt_for_each_encoder(pair):
+    pipe, reference = pair
+    encoders = len(pipe.bundle.manifest.tokenizers)
+    texts = {"prompt": PROMPT, "prompt_2": "apple", "prompt_3": "red, very red"}
+    arguments = {name: text for name, text in list(texts.items())[:encoders]}
+    if pipe.bundle.manifest.family == "stable-diffusion-3":
+        negative = {"negative_prompt": "a", "negative_prompt_2": "the", "negative_prompt_3": "apple"}
+        arguments |= dict(list(negative.items())[:encoders])
+    arguments |= {"guidance_scale": 3.5 if tells_guidance(pipe) else 1.0, "num_inference_steps": 3}
+    arguments |= {"height": 64, "width": 96, "output_type": "np"}
+    expected = reference(generator=torch.Generator("cpu").manual_seed(11), **arguments).images
+    assert_same(pipe(seed=11, **arguments).images, expected)
+
+
 @pytest.mark.parametrize("strength", [0.6, 1.0, 0.2])
 def test_pictures_from_pictures_equal(pair, strength):
     """Of 4 steps at a strength of 0.6, 3 are run: the share that is left out is rounded down."""
