@@ -14,13 +14,14 @@ from diffrt.arguments import F32, array_of, interval_of, number, positive, share
 from diffrt.classes import numbers
 from diffrt.depth import depths
 from diffrt.errors import InvalidArgument, nearest
+from diffrt.further_prompts import further_prompts, matching
 from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
 from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture, times
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks, whole
-from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
+from diffrt.prompting import Condition, Text, checked_chunks, parsed, read
 from diffrt.told import checked, open_inputs
 
 OUTPUT_TYPES = ("pil", "np", "latent")
@@ -28,7 +29,6 @@ DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 DEFAULT_IMAGE_GUIDANCE = 1.5
 DEFAULT_NOISE_LEVEL, MOST_NOISE = 20, 350  # that a picture to be upscaled is seen with; it was trained with no more
 ALWAYS = (0.0, 1.0)
-FURTHER = ("2", "3")  # text encoders after the first, which may read prompts of their own
 RESAMPLING = {False: Resampling.LANCZOS, True: Resampling.BICUBIC}  # by whether a picture is to be upscaled
 WITHOUT_PROMPT = {
     "class_labels": "classes: give class_labels, as many as pictures, and no batch_size",
@@ -96,11 +96,6 @@ class Request:
     def guided(self) -> bool:
         """Whether there is a negative half; a distilled model is told of the guidance instead."""
         return "guidance" not in self.told[0] and (self.cfg_plus_plus or is_guided(self.guidance_scale))
-
-    def beside(self, name: str) -> list[Sequence[Text] | None]:
-        """What text encoders after the first read, [P] each; None where that is the prompt, or the negative prompt."""
-        given = (self.further.get(f"{name}_{number}") for number in FURTHER)
-        return [None if texts is None else read(texts, self.weighting) for texts in given]
 
     def parameters(self, scheduler: str, model: str, chunks: int) -> list[dict[str, Any]]:
         """What made each picture, as JSON values: [B]. chunks: as many as the prompts filled."""
@@ -284,14 +279,14 @@ def check(
         raise InvalidArgument("denoising_start is given without an image: give the latents of the part before it")
     if start is not None and end is not None and start >= end:
         raise InvalidArgument(f"denoising_start is {start:g} and denoising_end {end:g}: the start must come first")
-    negatives = _matching(texts_of("negative_prompt", negative_prompt), count)
+    negatives = matching(texts_of("negative_prompt", negative_prompt), count)
     rows = tuple(zip_longest(*parsed(prompts or (), weighting), fillvalue=Condition("", 0.0)))
     if len(rows) > 1 and not (cfg_plus_plus or is_guided(guidance)):
         raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
     if len(rows) > 1 and (rescale or interval != ALWAYS):
         raise InvalidArgument("AND has no one prompt to fall back on: leave out guidance_rescale and guidance_interval")
-    further = _further(
-        manifest,
+    further = further_prompts(
+        len(manifest.tokenizers),
         {"prompt": prompt, "negative_prompt": negative_prompt},
         {
             "prompt_2": prompt_2,
@@ -399,38 +394,6 @@ def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[li
     if any(len(conditioned) > 1 for conditioned in texts):
         raise InvalidArgument("AND makes several conditions, which have no embedding in common: embed each of them")
     return [condition.text for (condition,) in texts], checked_chunks(chunks)
-
-
-def read(texts: tuple[str, ...], weighting: str | None) -> tuple[Text, ...]:
-    """Plain or weighted; AND is a word in them."""
-    return texts if weighting is None else tuple(map(fragments, texts))
-
-
-def _further(
-    manifest: Manifest, first: Mapping[str, Any], given: Mapping[str, Any], count: int, weighting: str | None
-) -> dict[str, tuple[str, ...]]:
-    """The prompts of text encoders after the first: [count] each, of those that are given."""
-    found = {}
-    for name, value in given.items():
-        plain, _, number = name.rpartition("_")
-        texts = texts_of(name, value)
-        if texts is None:
-            continue
-        if int(number) > len(manifest.tokenizers):
-            encoders = f"{len(manifest.tokenizers) or 'no'} text encoder{'s' * (len(manifest.tokenizers) != 1)}"
-            raise InvalidArgument(f"{name} is given, and this model has {encoders}: leave it out")
-        if first[plain] is None:
-            raise InvalidArgument(f"{name} is given without {plain}, which the first text encoder reads: give both")
-        found[name] = _matching(texts, count, f"texts of {name}")
-        read(found[name], weighting)
-    return found
-
-
-def _matching(texts: tuple[str, ...] | None, count: int, what: str = "negative prompts") -> tuple[str, ...]:
-    texts = texts or ("",)
-    if len(texts) not in (1, count):
-        raise InvalidArgument(f"{len(texts)} {what} for {count} prompts: give one, or one each")
-    return texts * count if len(texts) == 1 else texts
 
 
 def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[list[Any], list[Any]]:

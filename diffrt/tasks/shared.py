@@ -21,6 +21,7 @@ from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Colours, Settle, Step, denoise
 from diffrt.denoise_held import denoise_held, misfit
 from diffrt.errors import InvalidArgument
+from diffrt.further_prompts import beside
 from diffrt.guidance import Conditioned, Conditions, Model, factors, guide, mixtures
 from diffrt.levels import of_levels
 from diffrt.prompting import MOST_CHUNKS, Text
@@ -117,19 +118,21 @@ def encode_words(request: Request, parts: Parts) -> Words:
     zero = request.guided and request.zero_negative
     negative_texts = request.negative_texts if request.guided and negative is None and not zero else ()
     lengths = [each.shape[1] for each in (given, negative) if each is not None]
-    beside, negative_beside = request.beside("prompt"), request.beside("negative_prompt")
-    every = [*texts, *chain(*filter(None, beside))]
-    every += [*negative_texts, *chain(*filter(None, negative_beside))] if negative_texts else []
+    others, negative_others = (
+        beside(request.further, name, request.weighting) for name in ("prompt", "negative_prompt")
+    )
+    every = [*texts, *chain(*filter(None, others))]
+    every += [*negative_texts, *chain(*filter(None, negative_others))] if negative_texts else []
     chunks = whole_chunks(request.chunks, every, encoder, lengths)
     said: list[dict[str, NDArray[Any]]] = []
-    for embeds, pooled, words, others in (
-        (given, request.pooled_prompt_embeds, texts, beside),
-        (negative, request.negative_pooled_prompt_embeds, negative_texts, negative_beside),
+    for embeds, pooled, words, further in (
+        (given, request.pooled_prompt_embeds, texts, others),
+        (negative, request.negative_pooled_prompt_embeds, negative_texts, negative_others),
     ):
         if embeds is not None:
             said.append({EMBEDS: embeds} | ({} if pooled is None else {POOLED: pooled}))
         elif words:
-            encoded, cut = encoder(words, chunks, request.weighting, others)
+            encoded, cut = encoder(words, chunks, request.weighting, further)
             truncated += filter(None, cut)
             said.append(dict(encoded))
     parts.done(encoder)
