@@ -6,7 +6,7 @@ from typing import Any
 from diffrt.errors import InvalidArgument
 
 # of these a model has one, which an image without a mask is for
-ALONE = ("image_to_image", "edit", "depth_to_image", "variation", "upscale")
+ALONE = ("image_to_image", "edit", "depth_to_image", "variation", "upscale", "latent_upscale")
 PARTIAL = ("image_to_image", "inpaint", "depth_to_image")  # those that run a part of the steps
 PICTURED = (*ALONE, "inpaint")
 OWNERS = {
@@ -17,12 +17,18 @@ OWNERS = {
     "depth_map": ("depth_to_image",),
     "noise_level": ("upscale",),
 }
+DOUBLED = 2  # times the image's size is the result's of models that upscale latents
 ONE_SCALE = ("guidance_rescale", "guidance_interval", "cfg_plus_plus", "AND")  # what guides by one scale alone
 
 
 def of_picture(tasks: Collection[str]) -> str:
     """The task that a model of these does with an image alone."""
     return next((task for task in ALONE if task in tasks), ALONE[0])
+
+
+def times(task: str, factor: int) -> int:
+    """The image's size is the result's; factor: pixels of a latent."""
+    return {"upscale": factor, "latent_upscale": DOUBLED}.get(task, 1)
 
 
 def check_owners(task: str, **given: Any) -> None:

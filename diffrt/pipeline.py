@@ -37,6 +37,7 @@ NEEDS = {
     "inpaint": "an image and a mask_image",
     "variation": "an image alone",
     "upscale": "an image, a prompt that says what is in it, and no mask_image",
+    "latent_upscale": "an image or latents, a prompt that says what is in it, and no mask_image",
     "depth_to_image": "an image and its depth_map",
     "edit": "an image and a prompt that says what to change, and no mask_image",
     "unconditional": "neither prompt nor image",
@@ -189,6 +190,10 @@ class Pipeline:
         depth_map: Any = None,
         strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_3: str | Sequence[str] | None = None,
         weighting: str | None = None,
         chunks: int | str = 1,
         height: int | None = None,
@@ -230,6 +235,8 @@ class Pipeline:
                                 array [H,W] or a grey picture, of any size, or one for each prompt
         strength                with an image: the share of the steps that are run, from 0 to 1 (0.8; with a mask 1)
         negative_prompt         what to keep away from: one text for all prompts or one each; unused without guidance
+        prompt_2, prompt_3      what the second and the third text encoder read, as the third of Stable Diffusion 3 and
+                                the second of Flux, T5; the prompt where they are left out. Each also as negative_...
         weighting               None: prompts are plain text. Else brackets weigh words, as in (word:1.3) and [word],
                                 and AND joins prompts: see diffrt.prompting. "scale" multiplies the embedding of each
                                 token by its weight, "mean" then restores the mean of all, "empty" scales the distance
@@ -272,6 +279,10 @@ class Pipeline:
             depth_map=depth_map,
             strength=strength,
             negative_prompt=negative_prompt,
+            prompt_2=prompt_2,
+            prompt_3=prompt_3,
+            negative_prompt_2=negative_prompt_2,
+            negative_prompt_3=negative_prompt_3,
             weighting=weighting,
             chunks=chunks,
             height=height,

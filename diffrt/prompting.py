@@ -50,6 +50,11 @@ def parsed(prompts: Sequence[str], weighting: str | None) -> list[tuple[Conditio
     return [conditions(prompt) for prompt in prompts]
 
 
+def read(texts: tuple[str, ...], weighting: str | None) -> tuple[Text, ...]:
+    """Plain or weighted; AND is a word in them."""
+    return texts if weighting is None else tuple(map(fragments, texts))
+
+
 def checked_chunks(value: Any) -> int | str:
     """A number of chunks, or "auto". InvalidArgument for anything else."""
     if isinstance(value, str) and value == "auto":

@@ -14,14 +14,15 @@ from diffrt.arguments import F32, array_of, interval_of, number, positive, share
 from diffrt.classes import numbers
 from diffrt.depth import depths
 from diffrt.errors import InvalidArgument, nearest
+from diffrt.further_prompts import further_prompts, matching
 from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
 from diffrt.own_sizes import nearest_of
-from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture
+from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture, times
 from diffrt.pictures import as_list, check_same_size, colours, common_size, masks, whole
-from diffrt.prompting import Condition, Text, checked_chunks, fragments, parsed
+from diffrt.prompting import Condition, Text, checked_chunks, parsed, read
 from diffrt.told import checked, open_inputs
 
 OUTPUT_TYPES = ("pil", "np", "latent")
@@ -46,6 +47,7 @@ class Request:
     conditions: tuple[tuple[Condition, ...], ...]  # [K][P] what the prompts say; K > 1 where one holds AND
     negative_prompts: tuple[str, ...]  # [P]
     negative_texts: tuple[Text, ...]  # [P] the same, parsed
+    further: Mapping[str, tuple[str, ...]]  # prompt_2, prompt_3 and their negatives, where they are given: [P] each
     weighting: str | None  # how weighted text acts; None: all text is plain
     chunks: int | str  # of text, or "auto"
     prompt_embeds: F32 | None  # [P,S,D]
@@ -111,6 +113,7 @@ class Request:
         extra |= {"cfg_plus_plus": True} if self.cfg_plus_plus else {}
         extra |= {"use_resolution_binning": True} if self.asked_size else {}
         height, width = self.asked_size or (self.height, self.width)
+        further = {k: texts for k, texts in self.further.items() if self.guided or not k.startswith("negative")}
         return [
             {
                 "prompt": self.prompts[i // self.num_images_per_prompt] if self.prompts else None,
@@ -124,6 +127,7 @@ class Request:
                 "height": height,
                 "width": width,
                 "model": model,
+                **{name: texts[i // self.num_images_per_prompt] for name, texts in further.items()},
                 **extra,
                 **(labels[i] if labels else {}),
             }
@@ -140,6 +144,10 @@ def check(
     depth_map: Any = None,
     strength: float | None = None,
     negative_prompt: str | Sequence[str] | None = None,
+    prompt_2: str | Sequence[str] | None = None,
+    prompt_3: str | Sequence[str] | None = None,
+    negative_prompt_2: str | Sequence[str] | None = None,
+    negative_prompt_3: str | Sequence[str] | None = None,
     weighting: str | None = None,
     chunks: int | str = 1,
     height: int | None = None,
@@ -216,23 +224,22 @@ def check(
     ]
     images = positive("num_images_per_prompt", num_images_per_prompt) * count
     encoded = image if isinstance(image, np.ndarray) and image.ndim == 4 else None
-    begin = None if encoded is not None or seen else image
-    if encoded is not None and (mask_image is not None or latents is not None):
-        raise InvalidArgument("image is latents [B,C,h,w]: leave out mask_image and latents, or give a picture")
+    if encoded is not None and latents is not None:
+        raise InvalidArgument("image is latents [B,C,h,w]: leave out latents, or give a picture")
     task = _task(manifest, image is not None, mask_image is not None and not seen, labels)
     factor = manifest.latents["scale_factor"]
-    times = factor if task == "upscale" else 1  # the image's size is the result's
-    pictures, masked = _pictures(begin, None if seen else mask_image, strength if begin is image else None, count)
+    larger = times(task, factor)
+    pictures, masked = ([], []) if seen else _pictures(image, mask_image, strength, count)
+    if larger > 1 and not (height is None and width is None):
+        raise InvalidArgument(f"height and width are given, and are {larger} times the image's: leave them out")
     if pictures:
         own = common_size("image", pictures)
         if masked:
             check_same_size(own, common_size("mask_image", masked))
-        if times > 1 and not (height is None and width is None):
-            raise InvalidArgument(f"height and width are given, and are {times} times the image's: leave them out")
-        floored = _floored(own, _multiple(manifest) if times == 1 else times)
-        height = floored[0] * times if height is None else height
-        width = floored[1] * times if width is None else width
-    if times > 1 and encoded is not None:
+        floored = _floored(own, factor if task == "upscale" else _multiple(manifest))
+        height = floored[0] * larger if height is None else height
+        width = floored[1] * larger if width is None else width
+    if task == "upscale" and encoded is not None:
         raise InvalidArgument("image is latents, and this model upscales pictures: give a picture")
     check_owners(
         task,
@@ -253,8 +260,12 @@ def check(
             positive("width", usual.width if width is None else width),
         )
         height, width = nearest_of(manifest.latents["sizes"], asked_size)
-    height, width = _size(manifest, height, width, latents if encoded is None else encoded)
+    if encoded is None:
+        height, width = _size(manifest, height, width, latents)
+    else:
+        height, width = _size(manifest, height, width, encoded, larger)
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
+    encoded_shape = (images, latent_shape[0], latent_shape[1] // larger, latent_shape[2] // larger)
     if output_type not in OUTPUT_TYPES:
         raise InvalidArgument(f"unknown output_type {output_type!r}: {nearest(str(output_type), OUTPUT_TYPES)}")
     if rng not in RNGS:
@@ -282,12 +293,26 @@ def check(
         raise InvalidArgument("denoising_start is given without an image: give the latents of the part before it")
     if start is not None and end is not None and start >= end:
         raise InvalidArgument(f"denoising_start is {start:g} and denoising_end {end:g}: the start must come first")
-    negatives = _matching(texts_of("negative_prompt", negative_prompt), count)
+    negatives = matching(texts_of("negative_prompt", negative_prompt), count)
     rows = tuple(zip_longest(*parsed(prompts or (), weighting), fillvalue=Condition("", 0.0)))
     if len(rows) > 1 and not (cfg_plus_plus or is_guided(guidance)):
         raise InvalidArgument(f"AND composes by guidance and guidance_scale is {guidance:g}: give more than 1")
     if len(rows) > 1 and (rescale or interval != ALWAYS):
         raise InvalidArgument("AND has no one prompt to fall back on: leave out guidance_rescale and guidance_interval")
+    further = further_prompts(
+        len(manifest.tokenizers),
+        {"prompt": prompt, "negative_prompt": negative_prompt},
+        {
+            "prompt_2": prompt_2,
+            "prompt_3": prompt_3,
+            "negative_prompt_2": negative_prompt_2,
+            "negative_prompt_3": negative_prompt_3,
+        },
+        count,
+        weighting,
+    )
+    if len(rows) > 1 and further:
+        raise InvalidArgument(f"AND composes what all text encoders read: leave out {', '.join(further)}")
     check_guidance(
         task,
         guidance_rescale=rescale > 0,
@@ -300,7 +325,8 @@ def check(
         prompts=prompts,
         conditions=rows,
         negative_prompts=negatives,
-        negative_texts=negatives if weighting is None else tuple(map(fragments, negatives)),
+        negative_texts=read(negatives, weighting),
+        further=further,
         weighting=weighting,
         chunks=checked_chunks(chunks),
         prompt_embeds=embeds,
@@ -310,8 +336,8 @@ def check(
         latents=None if latents is None else array_of("latents", latents, (images, *latent_shape)),
         latent_shape=latent_shape,
         seen=seen,
-        image=colours(pictures, height // times, width // times, RESAMPLING[times > 1]) if pictures else None,
-        image_latents=None if encoded is None else array_of("image", encoded, (images, *latent_shape)),
+        image=colours(pictures, height // larger, width // larger, RESAMPLING[larger > 1]) if pictures else None,
+        image_latents=None if encoded is None else array_of("image", encoded, encoded_shape),
         mask=masks(masked, height, width) if masked else None,
         noise_level=level,
         depth=depths(depth_map, count, latent_shape[1:]) if task == "depth_to_image" else None,
@@ -385,21 +411,15 @@ def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[li
     return [condition.text for (condition,) in texts], checked_chunks(chunks)
 
 
-def _matching(negative: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
-    negative = negative or ("",)
-    if len(negative) not in (1, count):
-        raise InvalidArgument(f"{len(negative)} negative prompts for {count} prompts: give one, or one each")
-    return negative * count if len(negative) == 1 else negative
-
-
 def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[list[Any], list[Any]]:
-    """The pictures to start from and the masks: one for all prompts, or one each."""
+    """The pictures to start from, none where there are latents, and the masks: one for all prompts, or one each."""
     if image is None:
         for name, value in (("mask_image", mask_image), ("strength", strength)):
             if value is not None:
                 raise InvalidArgument(f"{name} is given without an image: give both")
         return [], []
-    pictures, masked = as_list(image), [] if mask_image is None else as_list(mask_image)
+    encoded = isinstance(image, np.ndarray) and image.ndim == 4
+    pictures, masked = [] if encoded else as_list(image), [] if mask_image is None else as_list(mask_image)
     for name, given in (("image", pictures), ("mask_image", masked)):
         if given and len(given) not in (1, count):
             raise InvalidArgument(f"{name}: {len(given)} pictures for {count} prompts: give one, or one each")
@@ -429,9 +449,9 @@ def _multiple(manifest: Manifest) -> int:
     return factor if factor == 1 else math.lcm(8, factor * manifest.latents.get("patch", 1))
 
 
-def _size(manifest: Manifest, height: Any, width: Any, latents: Any) -> tuple[int, int]:
-    """Height and width in pixels: as given, else those of the latents, else the model's own."""
-    factor = manifest.latents["scale_factor"]
+def _size(manifest: Manifest, height: Any, width: Any, latents: Any, larger: int = 1) -> tuple[int, int]:
+    """Height and width in pixels: as given, else as many times those of the latents, else the model's own."""
+    factor = manifest.latents["scale_factor"] * larger
     multiple = _multiple(manifest)
     inferred = [n * factor for n in np.shape(latents)[2:]] if np.ndim(latents) == 4 else None
     sizes = []

@@ -1,6 +1,7 @@
 """The text encoders: prompts to what the denoiser is told of them, weighted where they say so."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
@@ -24,15 +25,21 @@ class TextEncoders:
         self.tokenizer = next(iter(self._tokenizers.values()))  # the one that counts chunks and reports what is cut off
 
     def __call__(
-        self, texts: Sequence[Text], chunks: int = 1, weighting: str | None = None
+        self,
+        texts: Sequence[Text],
+        chunks: int = 1,
+        weighting: str | None = None,
+        beside: Sequence[Sequence[Text] | None] = (),
     ) -> tuple[Conditions, tuple[str, ...]]:
         """[B] texts -> inputs of the denoiser, of each token [B,S,D] and of each text [B,D] f32, and per text the end
-        of it that did not fit. S is chunks * max_length; what is said of a whole text is said of its first chunk."""
+        of it that did not fit. S is chunks * max_length; what is said of a whole text is said of its first chunk.
+
+        beside: what the second encoder reads, and the third; None, or nothing, where that is the same."""
         outputs: dict[str, F32] = {}
         truncated: tuple[str, ...] = ()
-        for name, tokenizer in self._tokenizers.items():
-            ids, weights, cut = tokenizer(texts, chunks)
-            truncated = truncated or cut
+        for (name, tokenizer), own in zip_longest(self._tokenizers.items(), (texts, *beside)[: len(self._tokenizers)]):
+            ids, weights, cut = tokenizer(texts if own is None else own, chunks)
+            truncated += cut if own is not None else ()
             made = self._graphs[name].run_all({"input_ids": ids})
             empty = None
             if weighting is not None and (weights != 1).any():

@@ -4,6 +4,7 @@ from diffrt.tasks.edit import edit
 from diffrt.tasks.from_noise import from_noise
 from diffrt.tasks.image_to_image import image_to_image
 from diffrt.tasks.inpaint import inpaint
+from diffrt.tasks.latent_upscale import latent_upscale
 from diffrt.tasks.upscale import upscale
 
 TASKS = {
@@ -16,4 +17,5 @@ TASKS = {
     "edit": edit,
     "depth_to_image": image_to_image,
     "upscale": upscale,
+    "latent_upscale": latent_upscale,
 }

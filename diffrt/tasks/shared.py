@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from diffrt.components.vae import Decoder, Encoder
 from diffrt.denoise import Colours, Settle, Step, denoise
 from diffrt.denoise_held import denoise_held, misfit
 from diffrt.errors import InvalidArgument
+from diffrt.further_prompts import beside
 from diffrt.guidance import Conditioned, Conditions, Model, factors, guide, mixtures
 from diffrt.levels import of_levels
 from diffrt.own_sizes import covering
@@ -117,16 +119,21 @@ def encode_words(request: Request, parts: Parts) -> Words:
     zero = request.guided and request.zero_negative
     negative_texts = request.negative_texts if request.guided and negative is None and not zero else ()
     lengths = [each.shape[1] for each in (given, negative) if each is not None]
-    chunks = whole_chunks(request.chunks, [*texts, *negative_texts], encoder, lengths)
+    others, negative_others = (
+        beside(request.further, name, request.weighting) for name in ("prompt", "negative_prompt")
+    )
+    every = [*texts, *chain(*filter(None, others))]
+    every += [*negative_texts, *chain(*filter(None, negative_others))] if negative_texts else []
+    chunks = whole_chunks(request.chunks, every, encoder, lengths)
     said: list[dict[str, NDArray[Any]]] = []
-    for embeds, pooled, words in (
-        (given, request.pooled_prompt_embeds, texts),
-        (negative, request.negative_pooled_prompt_embeds, negative_texts),
+    for embeds, pooled, words, further in (
+        (given, request.pooled_prompt_embeds, texts, others),
+        (negative, request.negative_pooled_prompt_embeds, negative_texts, negative_others),
     ):
         if embeds is not None:
             said.append({EMBEDS: embeds} | ({} if pooled is None else {POOLED: pooled}))
         elif words:
-            encoded, cut = encoder(words, chunks, request.weighting)
+            encoded, cut = encoder(words, chunks, request.weighting, further)
             truncated += filter(None, cut)
             said.append(dict(encoded))
     parts.done(encoder)
@@ -228,7 +235,7 @@ def encode_pictures(pictures: F32, request: Request, parts: Parts, streams: Sequ
         return mean.repeat(len(streams) // len(pictures), axis=0)
     drawn = streams if request.generator is None else streams[: len(pictures)]
     each = len(drawn) // len(pictures)
-    latents = mean.repeat(each, axis=0) + std.repeat(each, axis=0) * noise.randn(drawn, request.latent_shape)
+    latents = mean.repeat(each, axis=0) + std.repeat(each, axis=0) * noise.randn(drawn, mean.shape[1:])
     return latents.repeat(len(streams) // len(drawn), axis=0)
 
 

@@ -4,8 +4,10 @@ from ..spec import Family
 from .depth import DEPTH
 from .dit import DIT
 from .flux import FLUX
+from .flux_fill import FLUX_FILL
 from .image_variation import IMAGE_VARIATION
 from .instruct_pix2pix import INSTRUCT_PIX2PIX
+from .latent_upscaler import LATENT_UPSCALER
 from .ldm import LDM
 from .ldm_text import LDM_TEXT
 from .pixart import PIXART_ALPHA, PIXART_SIGMA
@@ -25,14 +27,19 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionDepth2ImgPipeline": DEPTH,
     "StableDiffusionImageVariationPipeline": IMAGE_VARIATION,
     "StableDiffusionUpscalePipeline": UPSCALER,
+    "StableDiffusionLatentUpscalePipeline": LATENT_UPSCALER,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
     "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
+    "StableDiffusionXLInpaintPipeline": STABLE_DIFFUSION_XL,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
     "LatentConsistencyModelImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
     "StableDiffusion3Img2ImgPipeline": STABLE_DIFFUSION_3,
+    "StableDiffusion3InpaintPipeline": STABLE_DIFFUSION_3,
     "FluxPipeline": FLUX,
     "FluxImg2ImgPipeline": FLUX,
+    "FluxInpaintPipeline": FLUX,
+    "FluxFillPipeline": FLUX_FILL,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
     "DiTPipeline": DIT,

@@ -36,14 +36,16 @@ def predict(
     return module(sample.to(dtype), timestep, words.to(dtype), pooled.to(dtype), guidance).float()
 
 
-def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
+def components(configs: Mapping[str, Config], beside: int = 0) -> tuple[Component, ...]:
+    """``beside``: how many more channels than the latents' it is told of."""
     text, t5, transformer, vae = (configs[part] for part in FLUX.parts)
     channels = vae["latent_channels"]
-    taken, given = (transformer["in_channels"], transformer["joint_attention_dim"]), (channels * PACK**2, t5["d_model"])
+    taken = transformer["in_channels"], transformer["joint_attention_dim"]
+    given = (channels + beside) * PACK**2, t5["d_model"]
     if taken != given:
         raise CheckpointError(
             f"the transformer takes {taken[0]} channels and tokens {taken[1]} wide: it must take {given[0]}, those of "
-            f"four latent pixels, and {given[1]}, which T5 gives"
+            f"four latent pixels{' and of what it is told beside' if beside else ''}, and {given[1]}, which T5 gives"
         )
     told = (TensorSpec("guidance", "float32", ("batch",)),) if transformer.get("guidance_embeds") else ()
     denoiser = Component(
@@ -53,14 +55,14 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
         build=FluxTransformer2DModel,
         call=predict,
         inputs=(
-            TensorSpec("sample", "float32", ("batch", channels, "h", "w")),
+            TensorSpec("sample", "float32", ("batch", channels + beside, "h", "w")),
             TensorSpec("timestep", "float32", ("batch",)),
             TensorSpec("text_embeds", "float32", ("batch", text["hidden_size"])),
             TensorSpec("encoder_hidden_states", "float32", ("batch", "sequence", t5["d_model"])),
             *told,
         ),
         outputs=(TensorSpec("out_sample", "float32", ("batch", channels, "h", "w")),),
-        axes={"batch": 2, "h": 6 * PACK, "w": 10 * PACK, "sequence": 45},
+        axes={"batch": 2, "h": 6 * PACK, "w": 10 * PACK, "sequence": T5_TOKENS},
         tolerance=TOLERANCE,
     )
     pooled = (TensorSpec("pooler_output", "float32", ("batch", text["hidden_size"])),)
@@ -88,8 +90,8 @@ FLUX = Family(
     name="flux",
     title="Flux.1 dev, schnell",
     tested="pictures against diffusers 0.42.1",
-    all_tasks=("text_to_image", "image_to_image"),
-    tasks=lambda configs: ("text_to_image", "image_to_image"),
+    all_tasks=("text_to_image", "image_to_image", "inpaint"),
+    tasks=lambda configs: ("text_to_image", "image_to_image", "inpaint"),
     parts={
         "text_encoder": ("CLIPTextModel",),
         "text_encoder_2": ("T5EncoderModel",),

@@ -103,8 +103,8 @@ STABLE_DIFFUSION_3 = Family(
     name="stable-diffusion-3",
     title="Stable Diffusion 3, 3.5, with and without T5",
     tested="pictures against diffusers 0.42.1",
-    all_tasks=("text_to_image", "image_to_image"),
-    tasks=lambda configs: ("text_to_image", "image_to_image"),
+    all_tasks=("text_to_image", "image_to_image", "inpaint"),
+    tasks=lambda configs: ("text_to_image", "image_to_image", "inpaint"),
     parts={
         "text_encoder": ("CLIPTextModelWithProjection",),
         "text_encoder_2": ("CLIPTextModelWithProjection",),

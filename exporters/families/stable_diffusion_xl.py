@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffrt.errors import CheckpointError
 from diffrt.manifest import TensorSpec
-from diffrt.stable_diffusion import defaults, latents
+from diffrt.stable_diffusion import defaults, latents, tasks
 
 from ..spec import Component, Config, Family
 from .latent import autoencoder, build_text_encoder, clip_config, positions, text_encoder, unet
@@ -41,11 +41,6 @@ def components(configs: Mapping[str, Config]) -> tuple[Component, ...]:
     first, second, network = configs.get("text_encoder"), configs["text_encoder_2"], configs["unet"]
     if network.get("addition_embed_type") != "text_time":
         raise CheckpointError("the UNet of Stable Diffusion XL has addition_embed_type 'text_time'; this one has not")
-
-    if network["in_channels"] != configs["vae"]["latent_channels"]:
-        raise CheckpointError(
-            "the UNet takes more channels than the latents have: XL for inpainting is not exported yet"
-        )
 
     def tokens(config: Config) -> TensorSpec:
         return TensorSpec("hidden_states", "float32", ("batch", "sequence", config["hidden_size"]))
@@ -80,8 +75,8 @@ STABLE_DIFFUSION_XL = Family(
     name="stable-diffusion-xl",
     title="Stable Diffusion XL, refiner, Turbo",
     tested="pictures against diffusers 0.42.1, hand-over included",
-    all_tasks=("text_to_image", "image_to_image"),
-    tasks=lambda configs: ("text_to_image", "image_to_image"),
+    all_tasks=("text_to_image", "image_to_image", "inpaint"),
+    tasks=tasks,
     parts={
         "text_encoder": ("CLIPTextModel",),
         "text_encoder_2": ("CLIPTextModelWithProjection",),

@@ -13,6 +13,7 @@ from diffrt.errors import InvalidArgument
 from tests.checkpoints import SCHEDULER, VAE, write_tokenizer
 from tests.conftest import kept
 from tests.exporters.steps import assert_steps_draw_the_same
+from tests.exporters.test_image_tasks import Side, mask, picture
 from tests.exporters.test_pictures import assert_same
 
 UNET = {
@@ -25,12 +26,14 @@ TEXT = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "projection_dim": 12,
     "eos_token_id": 2,
 }  # fmt: skip
+KINDS = ("base", "refiner", "inpaint")
 PROMPT = {"prompt": "a red apple, very red", "num_images_per_prompt": 2}
 
 
-def write(folder, refiner):
+def write(folder, kind):
     """The refiner has the second text encoder alone and is told of a score, not of the target's size."""
-    torch.manual_seed(int(refiner))
+    refiner = kind == "refiner"
+    torch.manual_seed(KINDS.index(kind))
     names = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
     size = max(write_tokenizer(folder.with_name(f"{folder.name}-{name}"), pad) for name, pad in names.items())
     first, second = (CLIPTokenizer.from_pretrained(folder.with_name(f"{folder.name}-{name}")) for name in names)
@@ -42,6 +45,7 @@ def write(folder, refiner):
     numbers = 5 if refiner else 6
     unet = diffusers.UNet2DConditionModel(
         **UNET,
+        in_channels=9 if kind == "inpaint" else 4,
         cross_attention_dim=16 if refiner else 32,
         projection_class_embeddings_input_dim=12 + 8 * numbers,
     )
@@ -54,17 +58,16 @@ def write(folder, refiner):
             force_zeros_for_empty_prompt=False, add_watermarker=False, **parts,
         )  # fmt: skip
     else:
-        pipe = diffusers.StableDiffusionXLPipeline(
-            vae=vae, text_encoder=encoders[0], tokenizer=first, add_watermarker=False, **parts
-        )
+        pipeline = {"base": diffusers.StableDiffusionXLPipeline, "inpaint": diffusers.StableDiffusionXLInpaintPipeline}
+        pipe = pipeline[kind](vae=vae, text_encoder=encoders[0], tokenizer=first, add_watermarker=False, **parts)
     pipe.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     def make(folder):
-        for name in ("base", "refiner"):
-            write(folder / name, name == "refiner")
+        for name in KINDS:
+            write(folder / name, name)
             exporters.export(folder / name, folder / f"{name}-bundle", verify=name == "base")
 
     return kept("sdxl", tmp_path_factory, make)
@@ -88,6 +91,7 @@ def base(folder):
 SIZES = {
     "as it is": {},
     "a negative prompt": {"negative_prompt": "the apple"},
+    "a prompt for each encoder": {"prompt_2": "the apple", "negative_prompt": "a", "negative_prompt_2": "le"},
     "told of sizes": {"original_size": (700, 300), "target_size": (64, 96), "crops_coords_top_left": (5, 9)},
     "told of other sizes": {
         "original_size": (700, 300), "negative_original_size": (64, 64), "negative_target_size": (9, 9),
@@ -158,10 +162,65 @@ def test_from_a_picture(folder, base):
     assert_same(out.images, expected.images)
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def filling(request, folder):
+    theirs = reference(folder, "Inpaint", request.param)
+    return Side(diffrt.load(folder / f"{request.param}-bundle"), theirs, folder / request.param)
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_inpainting(filling, name, strength):
+    filling.sample(name)
+    filling.check(picture(64, 88), size={"height": 64, "width": 88}, mask_image=mask("part", 64, 88), strength=strength)
+
+
+TOLD = {
+    "unguided": {"guidance_scale": 1.0},
+    "without a negative prompt": {"negative_prompt": None},
+    "rescaled": {"guidance_rescale": 0.7},
+    "stopped": {"denoising_end": 0.7, "strength": 1.0},
+    "told of sizes": {
+        "original_size": (700, 300), "target_size": (64, 96), "crops_coords_top_left": (5, 9),
+        "negative_original_size": (64, 64), "negative_target_size": (9, 9),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_inpainting_told_of_more(filling, told):
+    filling.sample("EulerDiscreteScheduler")
+    filling.check(picture(), mask_image=mask(), **{"strength": 0.7, **TOLD[told]})
+
+
+def test_inpainting_handed_over_to_the_refiner(folder, base):
+    refine, theirs = diffrt.load(folder / "refiner-bundle"), reference(folder, "Inpaint")
+    their_refine = reference(folder, "Inpaint", "refiner")
+    ask = {"prompt": "a red apple", "mask_image": mask(), "num_inference_steps": 10, "guidance_scale": 6.0}
+    ends = ({"denoising_end": 0.7, "output_type": "latent"}, {"denoising_start": 0.7, "output_type": "np"})
+    begun = base[0](seed=11, image=picture(), **ends[0], **ask)
+    out = refine(seed=3, image=begun.latents, **ends[1], **ask)
+    ask |= {"generator": generators()[0], "strength": 1.0, "height": 64, "width": 64}
+    expected = theirs(image=picture(), **ends[0], **ask).images
+    np.testing.assert_allclose(begun.latents, expected.numpy(), rtol=1e-3, atol=1e-4)
+    assert_same(out.images, their_refine(image=expected, **ends[1], **ask).images)
+
+
+def test_latents_do_not_tell_what_is_around_a_mask(folder):
+    pipe = diffrt.load(folder / "inpaint-bundle")
+    with pytest.raises(InvalidArgument, match="told of the picture around the mask: give a picture"):
+        pipe("a", image=np.zeros((1, 4, 8, 8), np.float32), mask_image=mask())
+    with pytest.raises(InvalidArgument, match="give it an image and a mask_image"):
+        pipe("a")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"original_size": 512}, "two whole numbers"),
+        ({"prompt_2": ["a", "b"]}, "2 texts of prompt_2 for 1 prompts"),
+        ({"prompt_3": "a"}, "prompt_3 is given, and this model has 2 text encoders: leave it out"),
+        ({"negative_prompt_2": "a"}, "negative_prompt_2 is given without negative_prompt"),
         ({"denoising_start": 0.5}, "goes with image-to-image"),
         ({"denoising_end": 0.0}, "leaves no step"),
         ({"denoising_end": 1.5}, "from 0 to 1"),
@@ -174,6 +233,23 @@ def test_from_a_picture(folder, base):
 def test_what_is_asked_of_it(base, arguments, says):
     with pytest.raises(InvalidArgument, match=says):
         base[0]("a red apple", num_inference_steps=2, **arguments)
+
+
+def test_prompts_of_each_encoder(folder, base):
+    """They are weighted and cut as the first one's are, and are in the parameters."""
+    ask = {"num_inference_steps": 1, "guidance_scale": 2.0, "height": 64, "width": 64, "seed": 3, "weighting": "scale"}
+    with pytest.warns(UserWarning, match="cut off: '.*app app"):
+        out = base[0]("a", prompt_2="(a:1.5)" + " app" * 80, **ask)
+    assert out.parameters[0]["prompt_2"].startswith("(a:1.5) app") and "negative_prompt_2" not in out.parameters[0]
+    plain, same = base[0]("a", **ask), base[0]("a", prompt_2="a", **ask)
+    np.testing.assert_array_equal(plain.latents, same.latents)
+    assert np.abs(plain.latents - out.latents).max() > 0.01
+    longer = base[0]("a", prompt_2="app " * 80, chunks="auto", **ask)
+    assert longer.prompt_embeds.shape[1] == 231
+    with pytest.raises(InvalidArgument, match="AND composes what all text encoders read: leave out prompt_2"):
+        base[0]("a AND red", prompt_2="a", **ask)
+    with pytest.raises(InvalidArgument, match="this model has 1 text encoder: leave it out"):
+        diffrt.load(folder / "refiner-bundle")("a", prompt_2="a")
 
 
 def test_a_name_that_is_none(base):
