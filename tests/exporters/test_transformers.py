@@ -280,3 +280,16 @@ def test_t5_tokens(text, tmp_path):
 
 def test_its_step_graph(pair, tmp_path):
     assert_steps_draw_the_same(pair[0].bundle.root, tmp_path, PROMPT, guidance_scale=4.0)
+
+
+@pytest.mark.slow  # an export of its own
+def test_graphs_of_a_fixed_size_are_fed(pair, tmp_path):
+    """They are for prompts as long as the tokenizer makes them."""
+    pipe, _ = pair
+    checkpoint = pipe.bundle.root.parent / "checkpoint"
+    fixed = diffrt.load(exporters.export(checkpoint, tmp_path / "fixed", static=(64, 96), verify=False))
+    arguments = {"height": 64, "width": 96, "num_inference_steps": 2, "guidance_scale": 3.5, "seed": 3}
+    expected = pipe(PROMPT, **arguments, output_type="np").images
+    assert_same(fixed(PROMPT, **arguments, output_type="np").images, expected)
+    files = [each.file for each in fixed.bundle.component("transformer").variants if each.static == "64x96"]
+    assert fixed._parts.denoiser._graph._open[0].file in files
