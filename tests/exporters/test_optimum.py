@@ -5,6 +5,7 @@ optimum-onnx 0.1.0, diffusers 0.39.0 and transformers 4.57.6.
 """
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import diffrt
 import exporters
 from diffrt.errors import InvalidArgument
 from diffrt.onnx_file import read_graph
+from tests.checkpoints import write_tokenizer
+from tests.exporters import test_sdxl
 
 CALL = {"prompt": "a red apple", "num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "np"}
 
@@ -35,13 +38,27 @@ def test_folder(sd1_checkpoint, tmp_path):
     weights = [folder / part / "diffusion_pytorch_model.safetensors" for part in ("vae_encoder", "vae_decoder")]
     assert weights[0].samefile(weights[1])  # on the disk once
 
-    reference = diffusers.StableDiffusionPipeline.from_pretrained(sd1_checkpoint, safety_checker=None)
+    assert_optimum_draws_the_same(folder, sd1_checkpoint, tmp_path / "out.npy", safety_checker=None)
+
+
+@pytest.mark.slow
+def test_folder_of_xl(tmp_path):
+    test_sdxl.write(tmp_path / "checkpoint", "base")
+    for name, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
+        shutil.rmtree(tmp_path / "checkpoint" / name)  # transformers 5 writes one that 4 cannot read
+        write_tokenizer(tmp_path / "checkpoint" / name, pad)
+    folder = exporters.export(tmp_path / "checkpoint", tmp_path / "optimum", layout="optimum")
+    assert_optimum_draws_the_same(folder, tmp_path / "checkpoint", tmp_path / "out.npy", add_watermarker=False)
+
+
+def assert_optimum_draws_the_same(folder, checkpoint, out, **options):
+    reference = diffusers.DiffusionPipeline.from_pretrained(checkpoint, **options)
     expected = reference(generator=torch.Generator("cpu").manual_seed(3), **CALL).images
     assert_same(diffrt.load(folder)(seed=3, **CALL).images, expected)
     python = os.environ.get("DIFFRT_OPTIMUM_PYTHON")
     if python is None:
         pytest.skip("DIFFRT_OPTIMUM_PYTHON names no Python with optimum")
-    script, out = Path(__file__).with_name("draw_with_optimum.py"), tmp_path / "out.npy"
+    script = Path(__file__).with_name("draw_with_optimum.py")
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([python, script, folder, out], check=True, env=clean)
     assert_same(np.load(out), expected)
