@@ -1,23 +1,21 @@
 """Reads the boundary of an ONNX file, its initializers, and where their data lies, without the onnx package.
 
-A graph is a protobuf message (protobuf.dev/programming-guides/encoding, onnx.proto3): fields of a number and a wire
-type. Only what is asked for is followed; any malformed byte is an OnnxFileError, and the work is bounded.
+A graph is a message of onnx.proto3. Any malformed byte is an OnnxFileError, and the work is bounded.
 """
 
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from diffrt.protobuf import BYTES, VARINT, Messages, ProtobufError, text
 
 T = TypeVar("T")
 
 LARGEST = 2**31 - 1  # bytes; protobuf's own limit
 MOST_FIELDS = 4_000_000  # bounds the time a hostile file can take; a full-size UNet has 60,000
 DEEPEST = 16  # subgraphs within subgraphs
-
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-WIDTH = {FIXED64: 8, FIXED32: 4}
 
 # ONNX data type -> its name in safetensors
 DTYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64",
@@ -85,16 +83,17 @@ def _read(path: str | Path, parse: Callable[[memoryview], T]) -> T:
     try:
         with path.open("rb") as file:  # mapped: weights inside it are not read
             return parse(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    except OnnxFileError as error:
+    except (OnnxFileError, ProtobufError) as error:
         raise OnnxFileError(f"{path}: {error}") from None
 
 
 class _Reader:
-    """Walks messages and counts their fields. Numbers are the field numbers of onnx.proto3."""
+    """Walks a graph. Numbers are the field numbers of onnx.proto3."""
 
     def __init__(self, outside: bool = False) -> None:
         """Whether the data of attributes may lie `outside` of the graph as well."""
-        self._left, self._outside = MOST_FIELDS, outside
+        messages = Messages(MOST_FIELDS)
+        self._fields, self._packed, self._outside = messages.fields, messages.packed, outside
 
     def boundary(self, data: memoryview) -> tuple[list[Value], list[Value]]:
         """Inputs and outputs."""
@@ -108,7 +107,7 @@ class _Reader:
         name, dtype, shape = "", 0, None
         for number, value in self._fields(data, {1: BYTES, 2: BYTES}):
             if number == 1:
-                name = _text(value)
+                name = text(value)
                 continue
             for _, tensor in self._fields(value, {1: BYTES}):
                 for part, content in self._fields(tensor, {1: VARINT, 2: BYTES}):
@@ -120,7 +119,7 @@ class _Reader:
 
     def _axis(self, data: memoryview) -> int | str:
         for number, value in self._fields(data, {1: VARINT, 2: BYTES}):
-            return value if number == 1 else _text(value)
+            return value if number == 1 else text(value)
         return ""
 
     def model(self, data: memoryview) -> Iterator[Initializer]:
@@ -182,7 +181,7 @@ class _Reader:
                 case 2:
                     dtype = value
                 case 8:
-                    name = _text(value)
+                    name = text(value)
                 case 13:
                     key, entry = self._entry(value)
                     if key in entries:
@@ -197,63 +196,8 @@ class _Reader:
         )
 
     def _entry(self, data: memoryview) -> tuple[str, str]:
-        pair = {number: _text(value) for number, value in self._fields(data, {1: BYTES, 2: BYTES})}
+        pair = {number: text(value) for number, value in self._fields(data, {1: BYTES, 2: BYTES})}
         return pair.get(1, ""), pair.get(2, "")
-
-    def _packed(self, data: memoryview) -> Iterator[int]:
-        at = 0
-        while at < len(data):
-            self._spend()
-            value, at = _varint(data, at)
-            yield value
-
-    def _fields(self, data: memoryview, wanted: dict[int, int | None]) -> Iterator[tuple[int, Any]]:
-        """The wanted fields in order: an int or a memoryview each. A wanted field of another wire type is refused."""
-        at, end = 0, len(data)
-        while at < end:
-            self._spend()
-            key, at = _varint(data, at)
-            number, wire = key >> 3, key & 7
-            value: int | memoryview
-            if wire == VARINT:
-                value, at = _varint(data, at)
-            else:
-                if wire == BYTES:
-                    size, at = _varint(data, at)
-                else:
-                    size = WIDTH.get(wire, end)
-                if number == 0 or size > end - at:
-                    raise OnnxFileError("it is damaged or no ONNX graph")
-                value, at = data[at : at + size], at + size
-            if number in wanted:
-                if wanted[number] not in (None, wire):
-                    raise OnnxFileError(f"field {number} has the wire type {wire}")
-                yield number, value
-
-    def _spend(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise OnnxFileError(f"it has more than {MOST_FIELDS} fields")
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Seven bits a byte, lowest first, at most 64 bits. Returns the value and where the next one starts."""
-    value = shift = 0
-    while at < len(data) and shift < 64:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & (2**64 - 1), at
-        shift += 7
-    raise OnnxFileError("it is damaged or no ONNX graph")
-
-
-def _text(data: memoryview) -> str:
-    try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError:
-        raise OnnxFileError("a name in it is not UTF-8") from None
 
 
 def _external(name: str, entries: dict[str, str]) -> External:

@@ -339,7 +339,7 @@ class Pipeline:
         encoder = self._parts.text_encoder
         if encoder is None:
             raise InvalidArgument(f"{self.bundle.root} takes no prompt: there is nothing to embed")
-        conditions, truncated = encoder(texts, whole_chunks(chunks, texts, encoder), weighting)
+        conditions, truncated = encoder(texts, whole_chunks(chunks, [(texts, ())], encoder), weighting)
         self._parts.done(encoder)
         _warn(truncated)
         return conditions[EMBEDS]

@@ -25,6 +25,7 @@ from diffrt.pictures import as_list, check_same_size, colours, common_size, mask
 from diffrt.prompting import Condition, Text, checked_chunks, parsed, read
 from diffrt.told import checked, open_inputs
 
+MOST_SCALING = 4  # of a picture that is drawn at a size of the model's own
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 DEFAULT_IMAGE_GUIDANCE = 1.5
@@ -66,6 +67,7 @@ class Request:
     height: int
     width: int
     asked_size: tuple[int, int] | None  # height and width that pictures are scaled to; None: as they are drawn
+    has_sizes: bool  # the model has sizes of its own, and draws of words alone
     num_inference_steps: int
     guidance_scale: float
     image_guidance_scale: float  # of models that are guided toward a picture as well
@@ -111,7 +113,7 @@ class Request:
         extra |= {"guidance_interval": list(self.guidance_interval)} if self.guidance_interval != ALWAYS else {}
         labels = [{"class_label": each} for each in self.class_labels for _ in range(self.num_images_per_prompt)]
         extra |= {"cfg_plus_plus": True} if self.cfg_plus_plus else {}
-        extra |= {"use_resolution_binning": True} if self.asked_size else {}
+        extra |= {"use_resolution_binning": self.asked_size is not None} if self.has_sizes else {}
         height, width = self.asked_size or (self.height, self.width)
         further = {k: texts for k, texts in self.further.items() if self.guided or not k.startswith("negative")}
         return [
@@ -251,19 +253,25 @@ def check(
         noise_level=noise_level,
     )
     level = whole_number("noise_level", DEFAULT_NOISE_LEVEL if noise_level is None else noise_level, MOST_NOISE)
-    asked_size = None
-    sized = height is not None or width is not None
-    if _binned(manifest, use_resolution_binning, image is not None) and sized:
+    asked_size, has_sizes = None, "sizes" in manifest.latents and image is None
+    if _binned(has_sizes, use_resolution_binning, image is not None) and not (height is None and width is None):
         usual = manifest.defaults
         asked_size = (
             positive("height", usual.height if height is None else height),
             positive("width", usual.width if width is None else width),
         )
         height, width = nearest_of(manifest.latents["sizes"], asked_size)
+        if max(asked_size[0] / height, asked_size[1] / width) > MOST_SCALING:
+            raise InvalidArgument(
+                f"height and width are {asked_size[0]} and {asked_size[1]}: the model draws {height} and {width}, and "
+                f"a picture is scaled up by at most {MOST_SCALING}"
+            )
     if encoded is None:
         height, width = _size(manifest, height, width, latents)
     else:
         height, width = _size(manifest, height, width, encoded, larger)
+        if masked:
+            check_same_size((height, width), common_size("mask_image", masked))
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
     encoded_shape = (images, latent_shape[0], latent_shape[1] // larger, latent_shape[2] // larger)
     if output_type not in OUTPUT_TYPES:
@@ -348,6 +356,7 @@ def check(
         ),
         height=height,
         width=width,
+        has_sizes=has_sizes,
         asked_size=None if asked_size == (height, width) else asked_size,
         num_inference_steps=positive("num_inference_steps", steps),
         guidance_scale=guidance,
@@ -433,11 +442,10 @@ def _floored(own: tuple[int, int], multiple: int) -> tuple[int, int]:
     return own[0] - own[0] % multiple, own[1] - own[1] % multiple
 
 
-def _binned(manifest: Manifest, asked: Any, pictured: bool) -> bool:
-    """Whether to draw at the nearest of the model's own sizes: where it has any, what is drawn of words alone."""
+def _binned(able: bool, asked: Any, pictured: bool) -> bool:
+    """Whether to draw at the nearest of the model's own sizes, where that is possible."""
     if asked is not None and not isinstance(asked, bool):
         raise InvalidArgument(f"use_resolution_binning is {shown(asked)}: give True or False")
-    able = "sizes" in manifest.latents and not pictured
     if asked and not able:
         why = "an image has a size of its own" if pictured else "this model has no sizes of its own"
         raise InvalidArgument(f"use_resolution_binning is given, and {why}: leave it out")

@@ -278,11 +278,12 @@ def write_graphs(
     size = f"{static[0]}x{static[1]}" if static else None
     variants: list[Variant] = []
     for form in CHOICES[attention]:
-        if form == "cuda" and precision == "int8":
-            continue
         model = traced.clone()
         if lower(model, form) == 0:
             form = "portable"
+        own = any(node.op_type == "GroupNorm" for node in model.graph)
+        if form == "cuda" and (precision == "int8" or not own):  # of the others ort is the same
+            continue
         if any(v.attention == form for v in variants):
             continue
         declare_shapes(model, component, fixed)

@@ -53,13 +53,14 @@ def to_channels_last_norm(model: ir.Model) -> int:
             continue
         x, scale, bias = node.inputs
         assert x is not None and x.shape is not None
-        if len(x.shape) != 4:
+        groups = node.attributes["num_groups"].as_int()
+        if len(x.shape) != 4 or not isinstance(x.shape[1], int) or not fits_cuda(x.shape[1] // groups):
             continue
         silu = _silu(node.outputs[0])
         last = ir.node("Transpose", [x], {"perm": [0, 2, 3, 1]})
         floats = [ir.node("Cast", [value], {"to": ir.DataType.FLOAT}) for value in (scale, bias)]
         attributes = {
-            "groups": node.attributes["num_groups"].as_int(),
+            "groups": groups,
             "epsilon": node.attributes.get_float("epsilon", 1e-5),
             "activation": int(bool(silu)),
             "channels_last": 1,
@@ -75,6 +76,11 @@ def to_channels_last_norm(model: ir.Model) -> int:
     if count:
         model.graph.opset_imports["com.microsoft"] = 1
     return count
+
+
+def fits_cuda(width: int) -> bool:
+    """Whether its kernel takes groups of so many channels: its threads take two each, and a block whole groups."""
+    return width % 2 == 0 and width <= 256
 
 
 def _silu(value: ir.Value) -> list[ir.Node]:

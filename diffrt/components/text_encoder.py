@@ -22,7 +22,13 @@ class TextEncoders:
         self._conditions = manifest.conditions
         self._tokenizers = {name: Tokenizer.from_bundle(bundle.root, manifest, name) for name in manifest.tokenizers}
         self._graphs = {name: Graph(bundle, name, provider) for name in manifest.tokenizers}
-        self.tokenizer = next(iter(self._tokenizers.values()))  # the one that counts chunks and reports what is cut off
+        self.max_length = next(iter(self._tokenizers.values())).max_length  # of the first: what a chunk is
+
+    def chunks(self, texts: Sequence[Text], beside: Sequence[Sequence[Text] | None] = ()) -> int:
+        """How many the longest text fills: those that all encoders read as the first one cuts them, and others as those
+        do that read them."""
+        read = zip(self._tokenizers.values(), (texts, *beside), strict=False)
+        return max(tokenizer.chunks(own) for tokenizer, own in read if own is not None)
 
     def __call__(
         self,

@@ -3,7 +3,7 @@
     scheduler = DDIMScheduler.from_config(json.load(open("scheduler/scheduler_config.json")))
     print(scheduler.table(20))
 
-A new scheduler is a file with one class, and its name in FILES.
+A new scheduler is a file with one class, and its name in FILES, and above it for type checkers.
 """
 
 from collections.abc import Iterator, Mapping

@@ -35,6 +35,7 @@ from diffrt.schedulers.shifting import picture_mu
 from diffrt.schedulers.stepping import Stepper
 from diffrt.schedulers.table import Form, Table, Threshold
 
+OLD = {"prediction_type": {"original_sample": "sample"}}  # spelled as the first configs have it, as in `aliases`
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")  # options of a run that are numbers of at least 0
 
 
@@ -66,7 +67,7 @@ class Scheduler(ABC):
             if isinstance(value, (list, np.ndarray)):
                 value = tuple(np.asarray(value).tolist())
             elif isinstance(value, str):
-                value = self.aliases.get(f.name, {}).get(value, value)
+                value = {**OLD, **self.aliases}.get(f.name, {}).get(value, value)
             object.__setattr__(self, f.name, value)
             if not allows(f.type, value):
                 name = type(self).__name__

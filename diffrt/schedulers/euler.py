@@ -6,7 +6,7 @@ eq. 16 at eta = 1, in the variables of x = x0 + sigma eps.
 
 import math
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from diffrt.schedulers.table import Form, Rows, Table
 
 class EulerDiscreteScheduler(Respacing, Exploding):
     """First order, deterministic: x' = x0 + (sigma' / sigma) (x - x0)."""
-
-    aliases: ClassVar = {"prediction_type": {"original_sample": "sample"}}  # as its first configs have it
 
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: float | None = None

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -122,9 +121,8 @@ def encode_words(request: Request, parts: Parts) -> Words:
     others, negative_others = (
         beside(request.further, name, request.weighting) for name in ("prompt", "negative_prompt")
     )
-    every = [*texts, *chain(*filter(None, others))]
-    every += [*negative_texts, *chain(*filter(None, negative_others))] if negative_texts else []
-    chunks = whole_chunks(request.chunks, every, encoder, lengths)
+    both = ((texts, others), (negative_texts, negative_others if negative_texts else ()))
+    chunks = whole_chunks(request.chunks, both, encoder, lengths)
     said: list[dict[str, NDArray[Any]]] = []
     for embeds, pooled, words, further in (
         (given, request.pooled_prompt_embeds, texts, others),
@@ -211,11 +209,17 @@ def telling(denoiser: Denoiser, beside: F32) -> Conditioned:
     return model
 
 
-def whole_chunks(asked: int | str, texts: Sequence[Text], encoder: TextEncoders, lengths: Sequence[int] = ()) -> int:
-    """How many chunks every text is to fill: with "auto" those of the longest, or of embeddings of given lengths."""
+def whole_chunks(
+    asked: int | str,
+    read: Sequence[tuple[Sequence[Text], Sequence[Sequence[Text] | None]]],
+    encoder: TextEncoders,
+    lengths: Sequence[int] = (),
+) -> int:
+    """How many chunks every text is to fill: with "auto" those of the longest, or of embeddings of given lengths.
+    read: as TextEncoders.chunks takes it, one after another."""
     if not isinstance(asked, str):
         return asked
-    chunks = max([encoder.tokenizer.chunks(texts), *(length // encoder.tokenizer.max_length for length in lengths)])
+    chunks = max([*(encoder.chunks(*each) for each in read), *(length // encoder.max_length for length in lengths)])
     if chunks > MOST_CHUNKS:
         raise InvalidArgument(f"the longest prompt fills {chunks} chunks of text; at most {MOST_CHUNKS} are allowed")
     return chunks

@@ -190,12 +190,12 @@ class GroupNorm(OpRun):
 )
 @pytest.mark.parametrize("dtype", ["float", "float16"])
 def test_group_norm_for_cuda(dtype, tail, silu):
-    model = parse(f"""agraph ({dtype}[N,6,H,W] x, {dtype}[6] scale, {dtype}[6] bias) => ({dtype}[N,6,H,W] y)
-    <{dtype}[N,6,H,W] n> {{
+    model = parse(f"""agraph ({dtype}[N,8,H,W] x, {dtype}[8] scale, {dtype}[8] bias) => ({dtype}[N,8,H,W] y)
+    <{dtype}[N,8,H,W] n> {{
         n = GroupNormalization<num_groups = 2, epsilon = 0.01>(x, scale, bias)
         {tail}
     }}""")
-    numbers = {"x": 3 * randn(2, 6, 4, 5) + 1, "scale": randn(6), "bias": randn(6)}
+    numbers = {"x": 3 * randn(2, 8, 4, 5) + 1, "scale": randn(8), "bias": randn(8)}
     feed = {name: array.astype("float16" if dtype == "float16" else "float32") for name, array in numbers.items()}
     (expected,) = run(model, feed)
     assert to_channels_last_norm(model) == 1
@@ -207,6 +207,20 @@ def test_group_norm_for_cuda(dtype, tail, silu):
     tolerance = 1e-2 if dtype == "float16" else 1e-5
     np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, strict=True)
     assert to_channels_last_norm(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("width", "groups", "count"), [(6, 2, 0), (224, 32, 0), (1028, 4, 0), (1024, 4, 1), (64, 32, 1)]
+)
+def test_groups_that_the_kernel_for_cuda_does_not_take(width, groups, count):
+    """An odd number of channels, or more than 256."""
+    model = parse(f"""agraph (float[N,{width},H,W] x, float[{width}] s, float[{width}] b) => (float[N,{width},H,W] y)
+    <float[N,{width},H,W] n> {{
+        n = GroupNormalization<num_groups = {groups}>(x, s, b)
+        y = Neg(n)
+    }}""")
+    assert to_channels_last_norm(model) == count
+    assert ops(model)["GroupNormalization"] == 1 - count
 
 
 def test_group_norm_of_tokens_is_not_for_cuda():

@@ -45,13 +45,16 @@ def test_in_lower_case(tmp_path):
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (MODEL[:-1], "ends within a value"),
-        (b"\x80" * 20, "a number does not end"),
-        (b"\x0b", "no way to write a value"),
-        (b"\x08\x01", "a number stands where a message should"),
-        (b"\x0a\x05\x0a\x01a\x18\x04" + MODEL, "is of kind 4"),
+        (MODEL[:-1], "damaged, or another kind"),
+        (b"\x80" * 20, "damaged, or another kind"),
+        (b"\x0b", "damaged, or another kind"),
+        (b"\x08\x01", "field 1 has the wire type 0"),
+        (b"\x0a\x05\x0a\x01a\x18\x04" + MODEL, "piece 0, 'a', of kind 4"),
+        (b"\x0a\x00" + MODEL, "piece 0, '', of kind 1"),
+        (b"\x0a\x03\x0a\x01a", "no piece for what it does not know"),
+        (MODEL + b"\x1a\x06\x12\x04" + bytes(4), "damaged table of letters"),
         (MODEL + b"\x12\x02\x18\x02", "trained by algorithm 2"),
-        (b"", "no usable tokenizer|lacks the token"),
+        (b"", "no piece for what it does not know"),
     ],
 )
 def test_what_is_none(tmp_path, model, says):

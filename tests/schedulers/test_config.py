@@ -346,7 +346,8 @@ def test_other_classes_values_are_understood() -> None:
     """UniPC and DEIS configs name solvers that DPM-Solver reads as its own."""
     assert from_config({"solver_type": "bh2"}, "dpm++").config["solver_type"] == "midpoint"
     assert from_config({"algorithm_type": "deis"}, "dpm++").config["algorithm_type"] == "dpmsolver++"
-    assert from_config({"prediction_type": "original_sample"}, "euler").config["prediction_type"] == "sample"
+    for name in ("euler", "dpm++", "ddim", "unipc"):
+        assert from_config({"prediction_type": "original_sample"}, name).config["prediction_type"] == "sample"
 
 
 def test_the_import_is_light() -> None:
