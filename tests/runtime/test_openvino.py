@@ -30,7 +30,7 @@ def test_float32_pictures_are_the_cpu_providers():
 def test_every_graph_is_within_its_providers_tolerance():
     for name, tolerance in (("openvino-fp32", 1e-3), ("openvino", 0.1)):
         checks = [c for c in verify(diffrt.load("emoji").bundle, name) if isinstance(c, GraphCheck)]
-        assert len(checks) >= 8
+        assert len(checks) == 6  # portable graphs of four components, and both halves of the autoencoder in tiles
         assert all(check.relative_l2 <= tolerance for check in checks)
 
 
