@@ -13,13 +13,15 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffrt import foreign
 from diffrt.errors import BundleError, InvalidArgument
 from diffrt.manifest import MANIFEST, ComponentSpec, FileEntry, Manifest, Variant
 from diffrt.onnx_file import OnnxFileError, read_initializers
 from diffrt.safetensors_header import HeaderError, TensorEntry, header_length, read_header
+
+if TYPE_CHECKING:
+    from diffrt.foreign import Adapter
 
 LARGEST_MANIFEST = 16 << 20  # bytes
 LARGEST_TEXT = 128 << 20  # bytes of a vocabulary, config or any other file that is hashed whole
@@ -32,14 +34,17 @@ Headers = dict[str, dict[str, TensorEntry]]
 class Bundle:
     root: Path
     manifest: Manifest
-    adapters: Mapping[str, foreign.Adapter] = field(default_factory=dict)  # by component, of another program's graphs
+    adapters: Mapping[str, "Adapter"] = field(default_factory=dict)  # by component, of another program's graphs
 
     @staticmethod
     def open(path: str | Path) -> "Bundle":
         """Raises BundleError, one line naming the file and what is wrong with it."""
         root = Path(path)
-        if not (root / MANIFEST).is_file() and foreign.found(root):
-            return Bundle(root, *foreign.read(root))
+        if not (root / MANIFEST).is_file():
+            from diffrt import foreign  # the code that is imported for nothing else
+
+            if foreign.found(root):
+                return Bundle(root, *foreign.read(root))
         bundle = Bundle(root, read_manifest(root))
         try:
             headers: Headers = {}

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffrt import foreign
 from diffrt.bundle import Bundle, read_manifest
 from diffrt.errors import DiffrtError, HubError
 from diffrt.manifest import MANIFEST
@@ -33,6 +32,7 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
     revision is a branch, a tag or a commit. Files in the cache are not asked for again. Raises HubError; BundleError
     for a damaged manifest.
     """
+    from diffrt import foreign
 
     def no_bundle(names: frozenset[str]) -> HubError | None:
         if MANIFEST in names or foreign.among(names):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from diffrt.errors import InvalidArgument
 
@@ -72,6 +72,8 @@ def save(image: Image.Image, path: str | Path, parameters: Mapping[str, Any]) ->
     options = dict(FORMATS[path.suffix.lower()])
     record = json.dumps(dict(parameters))
     if options["format"] == "PNG":
+        from PIL import PngImagePlugin
+
         options["pnginfo"] = chunks = PngImagePlugin.PngInfo()
         chunks.add_text("parameters", readable(parameters, image.size))
         chunks.add_text("diffrt", record)
