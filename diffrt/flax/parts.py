@@ -54,11 +54,11 @@ class Model:
 
 class TextEncoder:
     def __init__(self, model: Model) -> None:
-        self._model, self.max_length = model, model.tokenizer.max_length
+        self._model, self.tokenizer, self.max_length = model, model.tokenizer, model.tokenizer.max_length
 
     def chunks(self, texts: Sequence[Text], beside: Sequence[Sequence[Text] | None] = ()) -> int:
         """How many the longest text fills. beside: what further encoders read, of which there are none."""
-        return self._model.tokenizer.chunks(texts)
+        return self.tokenizer.chunks(texts)
 
     def __call__(
         self,
@@ -69,11 +69,10 @@ class TextEncoder:
     ) -> tuple[Conditions, tuple[str, ...]]:
         """[B] texts -> encoder_hidden_states [B,S,D] f32, and per text the end of it that did not fit. S is
         chunks * max_length. beside: as in chunks."""
-        tokenizer = self._model.tokenizer
-        ids, weights, truncated = tokenizer(texts, chunks)
+        ids, weights, truncated = self.tokenizer(texts, chunks)
         embeds = self._embed(ids)
         if weighting is not None and (weights != 1).any():
-            embeds = weigh(weighting, embeds, weights, self._embed(tokenizer([""]).ids))
+            embeds = weigh(weighting, embeds, weights, self._embed(self.tokenizer([""]).ids))
         return {EMBEDS: embeds.reshape(len(texts), -1, embeds.shape[-1])}, truncated
 
     def _embed(self, ids: NDArray[np.int64]) -> F32:
