@@ -225,7 +225,7 @@ def check(
         )
     ]
     images = positive("num_images_per_prompt", num_images_per_prompt) * count
-    encoded = image if isinstance(image, np.ndarray) and image.ndim == 4 else None
+    encoded = image if _encoded(image) else None
     if encoded is not None and latents is not None:
         raise InvalidArgument("image is latents [B,C,h,w]: leave out latents, or give a picture")
     task = _task(manifest, image is not None, mask_image is not None and not seen, labels)
@@ -420,6 +420,11 @@ def to_embed(prompts: Any, weighting: str | None, chunks: int | str) -> tuple[li
     return [condition.text for (condition,) in texts], checked_chunks(chunks)
 
 
+def _encoded(image: Any) -> bool:
+    """Whether it is latents [B,C,h,w]."""
+    return isinstance(image, np.ndarray) and image.ndim == 4
+
+
 def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[list[Any], list[Any]]:
     """The pictures to start from, none where there are latents, and the masks: one for all prompts, or one each."""
     if image is None:
@@ -427,8 +432,8 @@ def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[l
             if value is not None:
                 raise InvalidArgument(f"{name} is given without an image: give both")
         return [], []
-    encoded = isinstance(image, np.ndarray) and image.ndim == 4
-    pictures, masked = [] if encoded else as_list(image), [] if mask_image is None else as_list(mask_image)
+    pictures = [] if _encoded(image) else as_list(image)
+    masked = [] if mask_image is None else as_list(mask_image)
     for name, given in (("image", pictures), ("mask_image", masked)):
         if given and len(given) not in (1, count):
             raise InvalidArgument(f"{name}: {len(given)} pictures for {count} prompts: give one, or one each")

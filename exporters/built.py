@@ -2,22 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from diffrt.safetensors_header import TensorEntry
-
-from .sources.tensors import TORCH_DTYPES
+from .conversion import floats
 from .spec import Component, Config
 from .weights import Weights
-
-DTYPES = {name: dtype for dtype, name in TORCH_DTYPES.items()}
 
 
 def built(
@@ -42,11 +36,11 @@ class Streamed(TorchFunctionMode):
 
     def __init__(self, module: torch.nn.Module, weights: Weights):
         super().__init__()
-        self._read: dict[int, Callable[[], torch.Tensor]] = {}
+        self._read: dict[int, Callable[[], Any]] = {}
         for name, tensor in module.state_dict(keep_vars=True).items():
             stored = weights.stored_name(name)
             if stored is not None:
-                self._read[id(tensor)] = partial(read, *weights.tensors[stored])
+                self._read[id(tensor)] = partial(floats, *weights.tensors[stored])
         self._module = module  # whose tensors keep their ids
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -55,10 +49,4 @@ class Streamed(TorchFunctionMode):
 
     def _there(self, value: Any) -> Any:
         found = self._read.get(id(value)) if isinstance(value, torch.Tensor) else None
-        return value if found is None else found().float()
-
-
-def read(file: Path, entry: TensorEntry) -> torch.Tensor:
-    """Read, not mapped: mapped pages would count as memory."""
-    data = torch.from_numpy(np.fromfile(file, np.uint8, entry.length, offset=entry.offset))
-    return data.view(DTYPES[entry.dtype]).reshape(entry.shape)
+        return value if found is None else torch.from_numpy(found()).reshape(value.shape).float()

@@ -42,7 +42,7 @@ def convert(weights: Weights, folder: Path) -> Weights:
 
 
 def converted(name: str, file: Path, entry: TensorEntry, dtype: str | None) -> memoryview:
-    """A tensor in another dtype, or its bytes as they are. Read, not mapped: mapped pages would count as memory."""
+    """A tensor in another dtype, or its bytes as they are."""
     if dtype is None:
         return np.fromfile(file, np.uint8, entry.length, offset=entry.offset).data
     tensor = floats(file, entry)
@@ -57,7 +57,8 @@ def converted(name: str, file: Path, entry: TensorEntry, dtype: str | None) -> m
 
 
 def floats(file: Path, entry: TensorEntry) -> np.ndarray:
-    """A tensor, flat; bfloat16, which NumPy lacks, as the float32 whose upper half it is."""
+    """A tensor, flat; bfloat16, which NumPy lacks, as the float32 whose upper half it is. Read, not mapped: mapped
+    pages would count as memory."""
     count = math.prod(entry.shape)
     if entry.dtype != "BF16":
         return np.fromfile(file, NUMPY[entry.dtype], count, offset=entry.offset)

@@ -281,9 +281,8 @@ def write_graphs(
         model = traced.clone()
         if lower(model, form) == 0:
             form = "portable"
-        own = any(node.op_type == "GroupNorm" for node in model.graph)
-        if form == "cuda" and (precision == "int8" or not own):  # of the others ort is the same
-            continue
+        if form == "cuda" and (precision == "int8" or not any(node.op_type == "GroupNorm" for node in model.graph)):
+            continue  # without such norms the form ort is the same
         if any(v.attention == form for v in variants):
             continue
         declare_shapes(model, component, fixed)
