@@ -9,40 +9,61 @@ NARROW = 16  # channels, below which a layer is at an end of the network: its er
 
 @dataclass(frozen=True)
 class Layer:
-    """A Conv or MatMul whose weight is a tensor of the checkpoint, or a part of one."""
+    """A Conv or MatMul whose weight is a tensor of the checkpoint, or one of its equal parts along the first axis."""
 
     node: ir.Node
-    weight: ir.Value  # the checkpoint's tensor
-    outputs: int  # channels
-    scale_axis: int  # of the node's own weight, along which they lie
+    weight: ir.Value  # the checkpoint's tensor, [outputs,inputs,...]
+    part: int
+    parts: int
+
+    @property
+    def name(self) -> str:
+        """A graph of another picture size has it too."""
+        return f"{self.weight.name}[{self.part}]" if self.parts > 1 else str(self.weight.name)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the node takes its weight as [inputs,outputs]."""
+        return self.node.op_type == "MatMul"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight that the node takes."""
+        assert self.weight.shape is not None
+        whole = self.weight.shape.numpy()
+        outputs = whole[0] // self.parts
+        return (whole[1], outputs) if self.transposed else (outputs, *whole[1:])
+
+    @property
+    def outputs_axis(self) -> int:
+        return 1 if self.transposed else 0
 
 
 def layers(model: ir.Model) -> dict[str, Layer]:
-    """By a name that a graph of another picture size has too: the tensor's, and which part of it."""
+    """By name."""
     ends = {*model.graph.inputs, *model.graph.outputs}
     found = {}
     for node in model.graph:
         if node.domain or node.op_type not in ("Conv", "MatMul") or node.attributes.get_int("group", 1) != 1:
             continue
-        weight, part, parts = source(node.inputs[1])
-        if weight is None or weight.shape is None or ends & {node.inputs[0], node.outputs[0]}:
+        layer = of(node)
+        if layer is None or layer.weight.shape is None or ends & {node.inputs[0], node.outputs[0]}:
             continue
-        sizes = weight.shape[:2]
-        if all(isinstance(size, int) and size >= NARROW for size in sizes):
-            outputs = int(sizes[0]) // parts  # type: ignore[arg-type]
-            found[f"{weight.name}{part}"] = Layer(node, weight, outputs, 0 if node.op_type == "Conv" else 1)
+        if all(isinstance(size, int) and size >= NARROW for size in layer.weight.shape[:2]):
+            found[layer.name] = layer
     return found
 
 
-def source(value: ir.Value | None) -> tuple[ir.Value | None, str, int]:
-    """The initializer that a weight is, or a part of, which part ("[1]" the second) and of how many. None: it is
-    computed."""
-    part, parts = "", 1
-    while value is not None and not value.is_initializer():
-        node = value.producer()
-        if node is None or node.op_type not in ("Transpose", "Split"):
-            return None, "", 1
-        if node.op_type == "Split":
-            part, parts = f"[{node.outputs.index(value)}]", len(node.outputs)
-        value = node.inputs[0]
-    return value, part, parts
+def of(node: ir.Node) -> Layer | None:
+    """None: its weight is computed, or lies in the checkpoint otherwise than PyTorch's layers have theirs."""
+    weight, part, parts, turned = node.inputs[1], 0, 1, False
+    while weight is not None and not weight.is_initializer():
+        on_the_way = weight.producer()
+        if on_the_way is None or on_the_way.op_type not in ("Transpose", "Split"):
+            return None
+        if on_the_way.op_type == "Split":
+            part, parts = on_the_way.outputs.index(weight), len(on_the_way.outputs)
+        else:
+            turned = not turned
+        weight = on_the_way.inputs[0]
+    return Layer(node, weight, part, parts) if weight is not None and turned == (node.op_type == "MatMul") else None

@@ -15,7 +15,7 @@ from ..spec import Component
 from ..weights import Weights, attach
 from . import weights as int8_weights
 from .calibration import observed, read
-from .layers import layers
+from .layers import Layer, layers
 from .rewriting import quantize
 from .timing import faster
 
@@ -38,23 +38,24 @@ def quantize_components(
     found = measure(folder, checkpoint, components, watched, defaults, tokenizers, say)
     counts: dict[str, int] = {}
     for part in {component.part: None for component in components if component.name in chosen_parts}:
-        quantized: set[str] = set()
         inside = [component for component in components if component.part == part]
+        quantized: list[Layer] = []
         for component in inside:
             if component.name not in chosen_parts:
                 continue
             say(f"timing the layers of {component.name}")
-            ranges = read(of_any_size[component.name], found[component.name])
             here = layers(of_any_size[component.name])
-            wins = faster(here, ranges)
-            slow = {here[name].weight.name for name, win in wins.items() if not win}  # a weight is one or the other
-            ranges = {name: each for name, each in ranges.items() if here[name].weight.name not in slow}
-            quantized |= {str(here[name].weight.name) for name in ranges}
-            counts[component.name] = len(ranges)
+            ranges = read(of_any_size[component.name], found[component.name])
+            chosen = {name for name, wins in faster(here, ranges).items() if wins}
+            quantized += [here[name] for name in chosen]
+            counts[component.name] = len(chosen)
             for model in traced[component.name].values():
-                quantize(model, ranges)
+                quantize(model, {name: ranges[name] for name in chosen})
         say(f"writing {part} in 8 bits")
-        placed = int8_weights.write(weights[part], quantized, folder / part)
+        graphs = [model.graph for component in inside for model in traced[component.name].values()]
+        placed = int8_weights.write(
+            weights[part], quantized, folder / part, {name for graph in graphs for name in graph.initializers}
+        )
         for component in inside:
             for model in traced[component.name].values():
                 attach(model, placed, component.real)

@@ -1,6 +1,6 @@
 """QuantizeLinear and DequantizeLinear around chosen layers: the form from which every runtime makes its own kernels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -8,41 +8,45 @@ import onnx_ir as ir
 from ..nodes import FLOAT, UINT8, value
 from ..passes.constants import make_constant
 from .calibration import Range
-from .layers import Layer, layers
+from .layers import layers
 
 INT8 = ir.DataType.INT8
 LEVELS = 255  # steps of an unsigned activation
 
 
-def scaled(name: str) -> str:
-    """What the scales of a weight are called, f32[outputs]."""
-    return f"{name}_scale"
+def rounded(layer: str) -> str:
+    """What the weight of a layer is called in 8 bits, i8 as the layer's node takes it."""
+    return f"{layer}.int8"
+
+
+def scaled(layer: str) -> str:
+    """What the scales of that weight are called, f32[outputs]."""
+    return f"{layer}.scale"
 
 
 def quantize(model: ir.Model, ranges: Mapping[str, Range]) -> int:
-    """Rewrite the layers that have a range, in place: weights become int8 initializers of the same name, with scales
-    beside them. Returns how many layers."""
-    rounded: dict[ir.Value, ir.Value] = {}  # an activation -> the same in 8 bits
-    scales: dict[ir.Value, ir.Value] = {}
+    """Rewrite the layers that have a range, in place: they take initializers in 8 bits, with scales beside them.
+
+    Those are as each node takes them, and not transposed or split in the graph: OpenVINO (2026.4) would compute in
+    bfloat16 then. Returns how many layers.
+    """
+    narrow: dict[ir.Value, ir.Value] = {}  # an activation -> the same in 8 bits
     found = {name: layer for name, layer in layers(model).items() if name in ranges}
     for name, layer in found.items():
-        node, x = layer.node, layer.node.inputs[0]
-        assert x is not None
-        if x not in rounded:
-            rounded[x] = through(node, x, ranges[name].input)
-        weight, own = layer.weight, node.inputs[1]
-        assert weight.shape is not None and own is not None
-        if weight not in scales:
-            scales[weight] = value(scaled(str(weight.name)), FLOAT, weight.shape[:1])
-            model.graph.initializers[scaled(str(weight.name))] = scales[weight]
-            weight.type = ir.TensorType(INT8)
-        for moved in between(own, weight):
-            moved.type = ir.TensorType(INT8)
-        whole = ir.node("DequantizeLinear", [own, part(layer, scales[weight])], {"axis": layer.scale_axis})
-        whole.outputs[0].type, whole.outputs[0].shape = ir.TensorType(FLOAT), own.shape
+        node, x, wide = layer.node, layer.node.inputs[0], layer.node.inputs[1]
+        assert x is not None and wide is not None
+        if x not in narrow:
+            narrow[x] = through(node, x, ranges[name].input)
+        weight = value(rounded(name), INT8, layer.shape)
+        scales = value(scaled(name), FLOAT, [layer.shape[layer.outputs_axis]])
+        for initializer in (weight, scales):
+            model.graph.initializers.add(initializer)
+        whole = ir.node("DequantizeLinear", [weight, scales], {"axis": layer.outputs_axis})
+        whole.outputs[0].type, whole.outputs[0].shape = ir.TensorType(FLOAT), weight.shape
         model.graph.insert_before(node, whole)
-        node.replace_input_with(0, rounded[x])
+        node.replace_input_with(0, narrow[x])
         node.replace_input_with(1, whole.outputs[0])
+        remove_unused(model.graph, wide)
         if node.op_type == "Conv":
             output = node.outputs[0]
             uses = list(output.uses())
@@ -53,24 +57,21 @@ def quantize(model: ir.Model, ranges: Mapping[str, Range]) -> int:
     return len(found)
 
 
-def part(layer: Layer, scales: ir.Value) -> ir.Value:
-    """Of the scales, those of the part of the weight that a layer takes."""
-    for taken in between(layer.node.inputs[1], layer.weight):
-        node, graph = taken.producer(), layer.node.graph
-        assert node is not None and graph is not None
-        if node.op_type == "Split":
-            parts = ir.node("Split", [scales, *node.inputs[1:]], dict(node.attributes), num_outputs=len(node.outputs))
-            graph.insert_before(layer.node, parts)
-            return parts.outputs[node.outputs.index(taken)]
-    return scales
-
-
-def between(own: ir.Value | None, weight: ir.Value) -> Iterator[ir.Value]:
-    """What a node's weight is on the way from the checkpoint's: transposed, a part."""
-    while own is not None and own is not weight:
-        yield own
-        node = own.producer()
-        own = node.inputs[0] if node is not None else None
+def remove_unused(graph: ir.Graph, value: ir.Value) -> None:
+    """Take a value that nothing uses any more out of a graph, and then what it was made of."""
+    if value.uses():
+        return
+    if value.is_initializer():
+        del graph.initializers[str(value.name)]
+        return
+    node = value.producer()
+    if node is None or any(output.uses() for output in node.outputs):
+        return
+    inputs = list(node.inputs)
+    graph.remove(node, safe=True)
+    for each in inputs:
+        if each is not None:
+            remove_unused(graph, each)
 
 
 def through(node: ir.Node, x: ir.Value, ends: tuple[float, float], after: bool = False) -> ir.Value:
