@@ -6,7 +6,7 @@ BASELINE = "eager-fp32"
 
 TORCH = ("eager-fp32-cl", "eager-bf16", "eager-bf16-cl", "compile-fp32", "compile-bf16")
 PLAIN = ("plain-onnx", "openvino-fp32", "openvino-bf16")
-OURS = ("diffrt-cpu", "diffrt-cpu-int8", "diffrt-openvino")
+OURS = ("diffrt-cpu", "diffrt-cpu-int8", "diffrt-openvino", "diffrt-openvino-int8")
 EVERYONE = (*TORCH, *PLAIN, *OURS, "diffrt-openvino-fp32", "flax-fp32")
 BEST = ("eager-bf16-cl", "openvino-bf16", *OURS)
 SLOW = ("compile-fp32", "flax-fp32")  # to start
@@ -70,7 +70,7 @@ SUITES: dict[str, Suite] = {
             Entry(SD15, "denoiser", tuple(each for each in EVERYONE if each not in SLOW), 3, 7.5),
             Entry(SD15, "vae", BEST, 2, 9),
             Entry(SD15, "text", BEST, 5, 0.2, default=False),
-            Entry(SD15, "picture", ("diffrt-auto",), 1, 165),
+            Entry(SD15, "picture", ("diffrt-auto", "diffrt-auto-int8"), 1, 165),
             Entry(SD15, "denoiser", SLOW, 3, 7.5, default=False),
             Entry(SD15, "vae", tuple(each for each in EVERYONE if each not in BEST), 2, 9, default=False),
             Entry(SD15, "picture", ("eager-bf16-cl", *OURS), 1, 165, default=False),

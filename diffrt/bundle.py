@@ -71,11 +71,6 @@ class Bundle:
             raise BundleError(f"{self.root}: the bundle has no {name}; export the checkpoint again")
         return self.root / name
 
-    @property
-    def precision(self) -> str:
-        """Of the denoiser's graphs."""
-        return self.component(self.manifest.denoiser).variants[0].precision
-
     def json(self, name: str) -> dict[str, Any]:
         """The object in a JSON file."""
         try:

@@ -436,7 +436,7 @@ def prepare(bundle: str, provider: str, remove: bool) -> None:
     from diffrt.session import chosen, require
 
     opened = Bundle.open(pipeline.find(bundle))
-    record = chosen(provider, opened.precision)
+    record = chosen(provider)
     require(record)
     if remove:
         for name in prepared.forget(opened, record):

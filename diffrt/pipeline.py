@@ -133,7 +133,7 @@ class Pipeline:
         if loop not in LOOP:
             raise InvalidArgument(f"unknown loop {loop!r}: {nearest(str(loop), LOOP)}")
         self.bundle = bundle
-        self.provider = replace(chosen(provider, bundle.precision), fast_load=load == "fast")
+        self.provider = replace(chosen(provider), fast_load=load == "fast")
         require(self.provider)
         if not set(TASKS) & set(bundle.manifest.tasks):
             raise BundleError(f"{bundle.root} is for {', '.join(bundle.manifest.tasks)}: pip install -U diffrt")

@@ -21,12 +21,12 @@ def require(provider: Provider) -> None:
     library(provider).require(provider)
 
 
-def chosen(name: str, precision: str) -> Provider:
-    """The provider of a name; of "auto" the fastest that is here for graphs of that precision. Raises ProviderError."""
+def chosen(name: str) -> Provider:
+    """The provider of a name; of "auto" the fastest that is here. Raises ProviderError."""
     if name != "auto":
         return provider_of(name)
     half = PROVIDERS["openvino"]
-    return half if precision != "int8" and _is_here(half) and open_vino.computes_in_bf16() else PROVIDERS["cpu"]
+    return half if _is_here(half) and open_vino.computes_in_bf16() else PROVIDERS["cpu"]
 
 
 def available() -> dict[str, bool]:

@@ -19,7 +19,8 @@ from diffrt.providers import PROVIDERS, Provider
 
 KNOWN = tuple({**PROVIDERS, "cuda": None})  # one that diffrt has not says so in its row
 PRECISIONS = ("", "int8", "fp16")  # of the bundle; "": that which the model's weights are in
-SPEED = {"cpu": 1.15, "cpu-int8": 2.2, "openvino": 4.0, "auto": 4.0}  # of the plan
+FAST = ("openvino", "openvino-int8", "auto", "auto-int8")
+SPEED = {"cpu": 1.15, "cpu-int8": 2.2} | dict.fromkeys(FAST, 4.0)  # of the plan
 SIDE = 128  # latent pixels, as in diffrt.pipeline: a larger picture is decoded in tiles
 
 
@@ -125,4 +126,5 @@ def contender(provider: str, bundle: str = "") -> Contender:
 CONTENDERS = (
     *(contender(provider, precision) for provider in KNOWN for precision in PRECISIONS),
     contender("auto"),  # the provider that diffrt chooses
+    contender("auto", "int8"),
 )
