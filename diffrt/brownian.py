@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from diffrt.noise import F32, RNGS, Stream, TorchCPU, randn
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 f32 = np.float32
 Place = tuple[int, int]  # in the tree: number of the interval among those of its depth, depth

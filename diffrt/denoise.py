@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from diffrt import image
 from diffrt.errors import BundleError
 from diffrt.guidance import F32, Model
-from diffrt.schedulers.table import Table, apply_row, denoised, init_slots
+from diffrt.tables.running import apply_row, denoised, init_slots
+from diffrt.tables.table import Table
 
 Settle = Callable[[int, F32], F32]  # (row of the table, x [B,C,h,w]) -> [B,C,h,w]
 Colours = tuple[Sequence[Sequence[float]], Sequence[float]]  # matrix [C][3], bias [3]

@@ -8,8 +8,8 @@ import numpy as np
 from diffrt.components.step import StepGraph
 from diffrt.denoise import Colours, Step
 from diffrt.guidance import F32, Mixture
-from diffrt.schedulers.arrays import arrays
-from diffrt.schedulers.table import Table
+from diffrt.tables.arrays import arrays
+from diffrt.tables.table import Table
 
 
 def misfit(table: Table) -> str:

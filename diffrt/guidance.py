@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 F32 = NDArray[np.float32]
 Model = Callable[[F32, float, int], F32]  # (x [B,C,h,w], t, row of the table) -> [B,C,h,w]

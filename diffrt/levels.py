@@ -9,7 +9,7 @@ import numpy as np
 
 from diffrt.errors import InvalidArgument
 from diffrt.guidance import F32, Model
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 
 def of_levels(denoiser: Model, table: Table) -> Model:

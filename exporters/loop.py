@@ -1,6 +1,6 @@
-"""The ONNX interpreter of tables (see diffrt/schedulers/table.py): one Scan whose body runs a model and one row.
+"""The ONNX interpreter of tables (see diffrt/tables/table.py): one Scan whose body runs a model and one row.
 
-The table's arrays are inputs, as diffrt.schedulers.arrays gives them: any scheduler and number of steps runs through
+The table's arrays are inputs, as diffrt.tables.arrays gives them: any scheduler and number of steps runs through
 the one graph. The model's weights are in the body itself: ONNX Runtime packs those for its convolutions, and does not
 pack weights that a body takes from around it.
 

@@ -100,9 +100,9 @@ def write_bundle(contender: Contender, job: Job, log: Path) -> None:
     precision = contender.bundle or job.of.precisions[0]
     target = job.of.bundle(job.folder, precision)
     if not target.exists():
-        words = [str(job.checkpoint), str(target), "--precision", precision]
+        words = [str(job.checkpoint), str(target), "--precision", precision, "--static", f"{job.height}x{job.width}"]
         if contender.provider == "cuda":
-            words += ["--form", "step", "--static", f"{job.height}x{job.width}"]
+            words += ["--form", "step"]
         command("-m", "diffrt", "export", *words, log=log)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers import Table
-from diffrt.schedulers.arrays import arrays
+from diffrt.tables.arrays import arrays
 
 SLOTS = 8  # as many as any scheduler needs, and the last for the preview
 FEWEST = 8  # rows of a program

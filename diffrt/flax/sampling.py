@@ -1,4 +1,4 @@
-"""The JAX interpreter of tables (see diffrt/schedulers/table.py): one lax.scan over the rows, to run under jit.
+"""The JAX interpreter of tables (see diffrt/tables/table.py): one lax.scan over the rows, to run under jit.
 
 The rows are an argument, so that another table of the same shape runs without compiling anew:
 
@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffrt.schedulers.arrays import COLUMNS
-from diffrt.schedulers.table import Table
+from diffrt.tables.arrays import COLUMNS
+from diffrt.tables.table import Table
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B,...], t []) -> m [B,...]
 
@@ -33,7 +33,7 @@ def sample(
 ) -> jax.Array:  # [S,B,...]
     """The slots after all rows; slots[0] is the latents.
 
-    rows: of diffrt.schedulers.arrays. noise: the unit noise of every row, [E,B,...], or a function of a row's index;
+    rows: of diffrt.tables.arrays. noise: the unit noise of every row, [E,B,...], or a function of a row's index;
     None where no row is noisy. spread: the table's.
     """
     draw = noise if callable(noise) else lambda i: jnp.zeros_like(slots[0]) if noise is None else jnp.asarray(noise)[i]

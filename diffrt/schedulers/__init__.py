@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler
 from diffrt.schedulers.grid import Grid as Grid
-from diffrt.schedulers.stepping import Stepper as Stepper
-from diffrt.schedulers.table import Table as Table
-from diffrt.schedulers.table import Threshold as Threshold
-from diffrt.schedulers.table import apply_row as apply_row
-from diffrt.schedulers.table import denoised as denoised
-from diffrt.schedulers.table import init_slots as init_slots
+from diffrt.tables.running import apply_row as apply_row
+from diffrt.tables.running import denoised as denoised
+from diffrt.tables.running import init_slots as init_slots
+from diffrt.tables.stepping import Stepper as Stepper
+from diffrt.tables.table import Table as Table
+from diffrt.tables.table import Threshold as Threshold
 
 if TYPE_CHECKING:
     from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler

@@ -31,9 +31,10 @@ from diffrt.schedulers.grid import (
     vp_marginal,
 )
 from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.rows import Form
 from diffrt.schedulers.shifting import picture_mu
-from diffrt.schedulers.stepping import Stepper
-from diffrt.schedulers.table import Form, Table, Threshold
+from diffrt.tables.stepping import Stepper
+from diffrt.tables.table import Table, Threshold
 
 OLD = {"prediction_type": {"original_sample": "sample"}}  # spelled as the first configs have it, as in `aliases`
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")  # options of a run that are numbers of at least 0
@@ -149,7 +150,7 @@ class Scheduler(ABC):
     def stepper(self, num_inference_steps: int | None = None, **options: Any) -> Stepper:
         """The same sampler behind diffusers' stepping interface."""
         grid, building = self._run(num_inference_steps, options)
-        return Stepper(self.build(grid, **building), grid)
+        return Stepper(self.build(grid, **building), grid.sigmas)
 
     def _run(self, n: int | None, options: Mapping[str, Any]) -> tuple[Grid, dict[str, Any]]:
         """The grid, and the options of `build`."""

@@ -14,7 +14,7 @@ from diffrt.schedulers.betas import alphas_cumprod, zero_terminal
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.onestep import along, one_step
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 
 class CogVideoX(Classic, Strided):

@@ -18,7 +18,8 @@ from diffrt.schedulers.betas import alphas_cumprod, f32, linspace
 from diffrt.schedulers.config import allows
 from diffrt.schedulers.grid import Custom, Grid, Node, karras, training_node, vp_node
 from diffrt.schedulers.onestep import one_step, resampled
-from diffrt.schedulers.table import Form, Table
+from diffrt.schedulers.rows import Form
+from diffrt.tables.table import Table
 
 TIME = 250.0  # time is this times log sigma
 LAST_ANGLE = 1.5708

@@ -8,7 +8,8 @@ from diffrt.schedulers.base import Classic, Strided
 from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.onestep import along, one_step
-from diffrt.schedulers.table import Form, Table
+from diffrt.schedulers.rows import Form
+from diffrt.tables.table import Table
 
 
 class DDIM(Thresholding, Classic, Strided):

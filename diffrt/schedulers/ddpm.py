@@ -20,7 +20,8 @@ from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node, whole
 from diffrt.schedulers.onestep import one_step
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Form, Rows, Table
+from diffrt.schedulers.rows import Form, Rows
+from diffrt.tables.table import Table
 
 SPREADS: dict[str, Literal["variance", "range"]] = {"learned": "variance", "learned_range": "range"}
 

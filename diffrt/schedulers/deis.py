@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from diffrt.schedulers.exponential import multistep
 from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.solver import Solver
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 
 class DEISMultistepScheduler(Solver):

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from diffrt.schedulers.rows import combined
 from diffrt.schedulers.solver import Solver
-from diffrt.schedulers.table import combined
 
 
 class DPMSolver(Solver):

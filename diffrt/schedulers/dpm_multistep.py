@@ -9,7 +9,7 @@ from diffrt.schedulers.dpm import DPMSolver
 from diffrt.schedulers.exponential import Integrand, multistep
 from diffrt.schedulers.grid import Custom, Grid
 from diffrt.schedulers.onestep import Read
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 
 class Multistep(DPMSolver):

@@ -12,7 +12,8 @@ import numpy as np
 from diffrt.schedulers.dpm import DPMSolver, differences
 from diffrt.schedulers.exponential import coefficients, gap
 from diffrt.schedulers.grid import Custom, Grid
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.rows import Rows
+from diffrt.tables.table import Table
 
 
 class DPMSolverSinglestepScheduler(DPMSolver):

@@ -20,7 +20,7 @@ from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import euler
 from diffrt.schedulers.grid import Custom, Grid, Node
-from diffrt.schedulers.table import Path, Table
+from diffrt.tables.table import Path, Table
 
 
 class Preconditioned(Scheduler):

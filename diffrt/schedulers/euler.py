@@ -16,7 +16,8 @@ from diffrt.schedulers.betas import f32, linspace, sigmas_of
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.grid import Custom, Grid, Node, time_of, ve_grid, ve_levels
 from diffrt.schedulers.onestep import Read, one_step
-from diffrt.schedulers.table import Form, Rows, Table
+from diffrt.schedulers.rows import Form, Rows
+from diffrt.tables.table import Table
 
 
 class EulerDiscreteScheduler(Respacing, Exploding):

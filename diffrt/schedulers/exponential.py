@@ -25,7 +25,8 @@ from numpy.polynomial import polynomial
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers.grid import Grid, Node
 from diffrt.schedulers.onestep import Read
-from diffrt.schedulers.table import Form, Rows, Table, combined
+from diffrt.schedulers.rows import Form, Rows, combined
+from diffrt.tables.table import Table
 
 Half = Literal["bh1", "bh2"] | None
 Weigh = Callable[[Sequence[float], float, float, float], Sequence[float]]

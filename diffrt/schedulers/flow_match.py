@@ -19,9 +19,10 @@ from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.onestep import along, one_step, resampled
 from diffrt.schedulers.prediction import predict
+from diffrt.schedulers.rows import Form
 from diffrt.schedulers.shifting import flow_node, picture_mu, shifted, stretched, time_shifted
-from diffrt.schedulers.table import Form, Table
 from diffrt.schedulers.two_stage import heun
+from diffrt.tables.table import Table
 
 
 def flow_grid(times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]

@@ -16,7 +16,8 @@ from diffrt.schedulers.betas import f32
 from diffrt.schedulers.config import Thresholding, allows
 from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node
 from diffrt.schedulers.onestep import along, one_step
-from diffrt.schedulers.table import Form, Table
+from diffrt.schedulers.rows import Form
+from diffrt.tables.table import Table
 
 SIGMA_DATA = 0.5
 

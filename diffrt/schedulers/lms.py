@@ -9,7 +9,8 @@ from diffrt.schedulers.base import Exploding
 from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.exponential import lagrange
 from diffrt.schedulers.grid import Grid
-from diffrt.schedulers.table import Rows, Table, combined
+from diffrt.schedulers.rows import Rows, combined
+from diffrt.tables.table import Table
 
 ORDER = 4
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from diffrt.schedulers.grid import Grid, Node
-from diffrt.schedulers.table import Form, Rows, Table
+from diffrt.schedulers.rows import Form, Rows
+from diffrt.tables.table import Table
 
 Read = Callable[[Node, Form, Form], tuple[Form, Form]]  # (x0, eps) at a node, of x and m
 Move = Callable[[Node, Node, Form, Form, Form, Form], Form]  # x' from one node to another, of x, y, eps and z

@@ -15,7 +15,8 @@ from diffrt.schedulers.base import Scheduler, Strided
 from diffrt.schedulers.betas import f32, linspace
 from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table, combined
+from diffrt.schedulers.rows import Rows, combined
+from diffrt.tables.table import Table
 
 # Adams-Bashforth weights by the number of outputs there are, newest first (12).
 ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))

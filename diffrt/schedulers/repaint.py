@@ -19,7 +19,8 @@ from diffrt.schedulers.betas import betas_of
 from diffrt.schedulers.ddim import split_noise
 from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Rows, Table
+from diffrt.schedulers.rows import Rows
+from diffrt.tables.table import Table
 
 
 class RePaintScheduler(Betas):

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from diffrt.schedulers.exponential import multistep, weights
 from diffrt.schedulers.grid import Grid, Node
 from diffrt.schedulers.solver import Solver
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 
 class SASolverScheduler(Solver):

@@ -13,7 +13,8 @@ from diffrt.schedulers.betas import f32, linspace
 from diffrt.schedulers.grid import Grid, Node, vp_node
 from diffrt.schedulers.onestep import one_step
 from diffrt.schedulers.prediction import predict
-from diffrt.schedulers.table import Form, Table
+from diffrt.schedulers.rows import Form
+from diffrt.tables.table import Table
 
 
 class ScoreSdeVeScheduler(Scheduler):

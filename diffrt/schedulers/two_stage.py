@@ -22,7 +22,8 @@ from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.euler import ancestral
 from diffrt.schedulers.grid import Grid, Node, time_of, ve_node
 from diffrt.schedulers.onestep import Read
-from diffrt.schedulers.table import Path, Rows, Table
+from diffrt.schedulers.rows import Rows
+from diffrt.tables.table import Path, Table
 
 
 class TwoStage(Respacing, Exploding):

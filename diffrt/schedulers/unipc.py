@@ -15,7 +15,7 @@ from diffrt.schedulers.exponential import multistep, weights
 from diffrt.schedulers.grid import Custom, Grid
 from diffrt.schedulers.shifting import shifted, stretched
 from diffrt.schedulers.solver import Solver
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 
 class UniPCMultistepScheduler(Solver):

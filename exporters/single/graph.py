@@ -24,7 +24,7 @@ saw.
     count                i64 []      how many, at most
     slots_before         f32 [S,N,C,h,w]  what the last segment gave; not read where start is 0
 
-The sampler's tables are inputs too (diffrt.schedulers.arrays.single_inputs), and so is the noise:
+The sampler's tables are inputs too (diffrt.tables.arrays.single_inputs), and so is the noise:
 
     noise                f32 [D,N,C,h,w]  in the place of what the seeds give: the initial one, then that of each row
                          that takes any. With a picture, in the order of pictures.py

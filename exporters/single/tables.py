@@ -6,7 +6,7 @@ import numpy as np
 
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers import Scheduler
-from diffrt.schedulers.arrays import single_inputs
+from diffrt.tables.arrays import single_inputs
 
 
 def baked(scheduler: Scheduler, steps: Sequence[int], pictured: bool = False) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The step graph: the denoiser, classifier-free guidance and one row of a table (diffrt/schedulers/table.py).
+"""The step graph: the denoiser, classifier-free guidance and one row of a table (diffrt/tables/table.py).
 
     slots     f32 [S,B,C,h,w]  the state, x first
     z         f32 [B,C,h,w]    unit noise

@@ -25,7 +25,7 @@ from diffrt.components.tokenizer import Tokenizer
 from diffrt.errors import ExportError, InvalidArgument
 from diffrt.pipeline import BUNDLES, SCHEDULER_CONFIG
 from diffrt.schedulers import from_config
-from diffrt.schedulers.arrays import single_inputs
+from diffrt.tables.arrays import single_inputs
 from exporters import single
 from exporters.nodes import INT64, STRING
 from exporters.single import writing

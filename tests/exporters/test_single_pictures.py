@@ -20,7 +20,7 @@ from diffrt.cli import run
 from diffrt.components.tokenizer import Tokenizer
 from diffrt.noise import generators
 from diffrt.schedulers import SCHEDULERS, from_config
-from diffrt.schedulers.arrays import single_inputs
+from diffrt.tables.arrays import single_inputs
 from exporters import single
 from exporters.nodes import DOUBLE, INT64
 from exporters.single.assembly import Assembly

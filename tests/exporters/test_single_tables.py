@@ -17,7 +17,7 @@ from diffrt.denoise import denoise, start
 from diffrt.errors import InvalidArgument
 from diffrt.guidance import Conditions, guide, is_guided
 from diffrt.schedulers import SCHEDULERS, Table
-from diffrt.schedulers.arrays import single_inputs
+from diffrt.tables.arrays import single_inputs
 from exporters.single.graph import assemble
 from exporters.single.source import Source
 from exporters.single.tables import baked

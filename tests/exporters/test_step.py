@@ -57,7 +57,7 @@ def toy(*sizes, takes=4):
 
 @pytest.mark.parametrize("sizes", [("h", "w"), (3, 5)], ids=["any size", "static"])
 def test_a_row_of_a_table(sizes, tmp_path):
-    """Against the sums as diffrt/schedulers/table.py and diffrt/guidance.py say them, in float64."""
+    """Against the sums as diffrt/tables/table.py and diffrt/guidance.py say them, in float64."""
     model = wrapped(toy(*sizes))
     ops = [node.op_type for node in model.graph]
     assert ("Shape" in ops) == (sizes == ("h", "w")) and not CONTROL & set(ops) and not FROM_HOST & set(ops)

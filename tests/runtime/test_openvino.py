@@ -1,9 +1,11 @@
 """OpenVINO as a provider: the same pictures in float32, near ones in bfloat16, and errors of one line."""
 
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 import diffrt
@@ -52,6 +54,24 @@ def test_a_session_checks_and_copies(sd1_bundle):
     assert session.run(feeds(1, 8, 8))["out_sample"].shape == (1, 4, 8, 8)  # another size
     with pytest.raises(InvalidArgument, match="unet: sample is float32"):
         session.run(feeds() | {"sample": np.zeros((2, 3, 8, 8), np.float32)})
+
+
+def test_a_graph_of_one_size_takes_any_batch_and_answers_the_same_again(sd1_bundle, tmp_path):
+    shutil.copytree(sd1_bundle / "unet", tmp_path / "unet")
+    model = onnx.load(tmp_path / "unet" / "model.onnx", load_external_data=False)
+    sizes = {"h": 9, "w": 11, "sequence": 77}
+    for value in model.graph.input:
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in sizes:
+                axis.dim_value = sizes[axis.dim_param]
+    onnx.save(model, tmp_path / "unet" / "model.9x11.onnx")
+    session = Session(tmp_path / "unet" / "model.9x11.onnx", EXACT, "unet")
+    cpu = Session(sd1_bundle / "unet" / "model.onnx", PROVIDERS["cpu"], "unet")
+    assert [shape[0] for _, shape in session.inputs.values()] == ["batch"] * 3
+    answers = [session.run(feeds(batch))["out_sample"] for batch in (2, 1, 2)]
+    for batch, answer in zip((2, 1, 2), answers, strict=True):
+        np.testing.assert_allclose(answer, cpu.run(feeds(batch))["out_sample"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(answers[0], answers[2])
 
 
 def test_a_graph_it_refuses_is_one_line(tmp_path):

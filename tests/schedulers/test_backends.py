@@ -18,7 +18,7 @@ import pytest
 from diffrt.errors import ExportError, InvalidArgument
 from diffrt.flax import sampling
 from diffrt.schedulers import SCHEDULERS, Table, Threshold, apply_row, init_slots
-from diffrt.schedulers.arrays import arrays
+from diffrt.tables.arrays import arrays
 from exporters.loop import loop
 from tests.schedulers.cases import case_of
 from tests.schedulers.reference import SD_CONFIG, SHAPE, start_noise

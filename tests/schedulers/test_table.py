@@ -6,7 +6,7 @@ import pytest
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers import SCHEDULERS, apply_row, denoised, from_config, init_slots
 from diffrt.schedulers.lms import adams
-from diffrt.schedulers.table import Table, Threshold
+from diffrt.tables.table import Table, Threshold
 from tests.schedulers.cases import case_of
 from tests.schedulers.reference import SD_CONFIG, draws, fitting, network, run_table, start_noise, toy_model
 

@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.grid import Grid
-from diffrt.schedulers.table import Slots, Table, apply_row, denoised, init_slots
+from diffrt.tables.running import Slots, apply_row, denoised, init_slots
+from diffrt.tables.table import Table
 
 
 class StepOutput:
@@ -35,10 +35,10 @@ class Stepper:
     timesteps [E] f32, one per model evaluation; sigmas [n + 1] f32, the noise levels with that of the end.
     """
 
-    def __init__(self, table: Table, grid: Grid) -> None:
+    def __init__(self, table: Table, sigmas: np.ndarray) -> None:
         self.table = table
         self.timesteps = table.t.astype(np.float32)
-        self.sigmas = grid.sigmas.astype(np.float32)
+        self.sigmas = sigmas.astype(np.float32)
         self.init_noise_sigma = table.init_sigma
         self._i = 0
         self._past: Slots | None = None  # every slot but x

@@ -4,20 +4,18 @@
     y      = shape(p * x + q * m)            shape: nothing, a clip or a dynamic threshold; all that is nonlinear
     slots' = W @ [slots; y; m; z]            z is fresh unit noise
 
-slots[0] is always x. A row whose W has neither y nor m calls no model, one without z draws no noise. Here are the
-table, the builder that fills it and the NumPy interpreter that runs it.
+slots[0] is always x. A row whose W has neither y nor m calls no model, one without z draws no noise.
+Schedulers fill tables.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.grid import Grid, Node
-from diffrt.schedulers.program import Program
+from diffrt.tables.program import Program
 
 
 @dataclass(frozen=True)
@@ -158,114 +156,3 @@ class Table:
             then = [f"{s} = {form(w)}" for s, w in zip(self.slots, self.W[i], strict=True)]
             lines.append(f"{self.step_of[i]:4d}  " + "; ".join([m, y, *then] if self.calls[i] else then))
         return "\n".join(lines)
-
-
-Form = np.ndarray  # [S + 3] f64, what something is of [slots; y; m; z]
-Pair = tuple[float, float] | None
-
-
-class Rows:
-    """Builds a table by running a sampler's formula once on unit vectors: with `slots`, `x`, `y`, `m` and `z` in their
-    places, the value of the paper's formula is the row."""
-
-    def __init__(self, *slots: str) -> None:
-        units = np.eye(len(slots) + 3)
-        self.names = slots
-        self.slots = tuple(units[: len(slots)])
-        self.x = units[0]
-        self.y, self.m, self.z = units[-3:]
-        self._rows: list[tuple] = []
-
-    def add(
-        self, step: int, at: Node, y: Form, x0: Form, then: Sequence[Form], between: Pair = None, log_std: Pair = None
-    ) -> None:
-        """One evaluation at a node: y and x0 as forms in x and m, then the next value of every slot. `between` and
-        `log_std` as in Table, in every row or in none."""
-        columns = (at.t, at.alpha, at.sigma, at.c_in, y[0], y[-2], x0[0], x0[-2], np.stack(then))
-        self._rows.append((step, *columns, between, log_std))
-
-    def add_noise(self, step: int, at: Node, then: Sequence[Form]) -> None:
-        """A row that calls no model, from a node on."""
-        self.add(step, at, 0 * self.x, 0 * self.x, then)
-
-    def table(self, grid: Grid, **how: Any) -> Table:
-        """`how`: clip, threshold, spread and path of Table."""
-        step, *columns = zip(*self._rows, strict=True)
-        filled = [None if column[0] is None else np.array(column) for column in columns]
-        rows: dict = dict(zip((*COLUMNS, *OPTIONAL), filled, strict=True))
-        return Table(self.names, **rows, step_of=np.array(step), init_sigma=grid.init_sigma, **how)
-
-
-def combined(weights: Iterable[float], outputs: Iterable[np.ndarray]) -> np.ndarray:
-    """The weighted sum of the first of them, as many as there are weights."""
-    return sum((w * y for w, y in zip(weights, outputs, strict=False)), np.zeros(()))
-
-
-# --- the NumPy interpreter -------------------------------------------------------------------------------
-
-Slots = Sequence[np.ndarray]  # S arrays [B, ...], never written to: a slot may be the same array as another
-
-
-def init_slots(table: Table, x: np.ndarray) -> Slots:  # [B, ...] -> S of [B, ...], dtype of x
-    """The state before the first evaluation. x is the initial latents, already scaled by init_sigma."""
-    zero = np.zeros_like(x)
-    return (x, *(zero for _ in table.slots[1:]))
-
-
-def apply_row(table: Table, i: int, slots: Slots, m: np.ndarray | None, z: np.ndarray | None = None) -> Slots:
-    """The state after evaluation i, where m = model(c_in[i] * slots[0], t[i]); all in the dtype of slots.
-
-    m [B, ...] may be None where the row calls no model, z [B, ...] where it is not noisy; else that is
-    InvalidArgument. Sums run element by element in one order, so that a picture does not depend on the batch it is
-    made in.
-    """
-    x = slots[0]
-    if m is None and table.calls[i]:
-        raise InvalidArgument(f"evaluation {i} reads the model's output: got None, pass model(c_in * x, t)")
-    if z is None and table.noisy[i]:
-        raise InvalidArgument(f"evaluation {i} adds fresh noise: got None, pass unit noise of shape {list(x.shape)}")
-    y = None
-    if m is not None:
-        m, width = split_output(table, i, m, x)
-        z = z if z is None or width is None else z * width
-        if table.threshold is not None:
-            y = _shape(table, _linear(table.p[i], x, table.q[i], m))
-    return table.programs[i].run((*slots, y, m, z), x, table.clip)
-
-
-def denoised(table: Table, i: int, slots: Slots, m: np.ndarray) -> np.ndarray:
-    """The clean picture the model sees at evaluation i, for previews. S of [B, ...], [B, ...] -> [B, ...]"""
-    m, _ = split_output(table, i, m, slots[0])
-    return _shape(table, _linear(table.px0[i], slots[0], table.qx0[i], m))
-
-
-def split_output(table: Table, i: int, m: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The network's output without what it says of the width of z, and that width. [B, C or 2C, ...] -> [B, C, ...]"""
-    outputs = 1 if table.spread is None else 2
-    needed = [n * outputs if axis == 1 else n for axis, n in enumerate(x.shape)]
-    if list(m.shape) != needed:
-        why = "" if table.spread is None else " (the scheduler's variance_type is learned: half of it is the variance)"
-        raise InvalidArgument(f"the model's output has the shape {list(m.shape)}, needed: {needed}{why}")
-    if table.spread is None:
-        return m, None
-    m, v = np.split(m, 2, axis=1)
-    if table.spread == "variance":
-        return m, np.sqrt(v)
-    assert table.log_std is not None
-    low, high = table.log_std[i].astype(m.dtype)
-    return m, np.exp(low + (v + 1) / 2 * (high - low))
-
-
-def _linear(p: float, x: np.ndarray, q: float, m: np.ndarray) -> np.ndarray:
-    return Program.of(np.array([[p, 0, q, 0]])).run((x, None, m, None), x)[0]
-
-
-def _shape(table: Table, y: np.ndarray) -> np.ndarray:
-    if table.clip is not None:
-        return np.clip(y, -table.clip, table.clip)
-    if table.threshold is not None:
-        magnitudes = np.abs(y).reshape(len(y), -1)
-        s = np.quantile(magnitudes, table.threshold.quantile, axis=1).astype(y.dtype)
-        s = np.minimum(np.maximum(s, 1), table.threshold.limit).reshape(-1, *[1] * (y.ndim - 1))
-        return np.clip(y, -s, s) / s
-    return y

@@ -4,7 +4,7 @@ JAX function of diffrt/flax/sampling.py. Arrays of one shape run through one gra
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.table import Table
+from diffrt.tables.table import Table
 
 COLUMNS = ("t", "c_in", "p", "q", "W", "calls", "log_std")  # one row for each evaluation
 
