@@ -38,8 +38,9 @@ def load(contender: Contender, job: Job) -> Call:
 
 
 def arithmetic(provider: str, precision: str) -> str:
-    """What a provider computes in. Where the CPU has bfloat16, OpenVINO takes it unless told not to."""
-    if provider == "openvino":
+    """What a provider computes in. Where the CPU has bfloat16, OpenVINO takes it for what is not in 8 bits, unless told
+    not to."""
+    if provider == "openvino" and precision != "int8":
         return "bf16" if {"amx_bf16", "avx512_bf16"} & set(describe()["flags"]) else "fp32"
     return "fp32" if provider in ("cpu", "openvino-fp32") and precision == "fp16" else precision
 

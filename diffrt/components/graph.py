@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffrt import prepared
 from diffrt.bundle import Bundle
 from diffrt.errors import BundleError
 from diffrt.manifest import Variant
@@ -53,6 +52,8 @@ class Graph:
         if self._open is None or self._open[0] != variant:
             self.close()  # first, so that memory never holds two
             graph = self._bundle.path(variant.file)
+            from diffrt import prepared  # it imports what an import of diffrt does without
+
             ready = prepared.find(self._bundle, variant, self._provider)
             self._open = (
                 variant,
