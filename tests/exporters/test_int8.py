@@ -323,7 +323,7 @@ def test_other_families(kind, tmp_path, monkeypatch):
     """Flux's weights are bf16."""
     monkeypatch.setattr(quantizing, "faster", every)
     if kind == "sdxl":
-        test_sdxl.write(tmp_path / "checkpoint", refiner=False)
+        test_sdxl.write(tmp_path / "checkpoint", "base")
     else:
         test_transformers.write(tmp_path / "checkpoint", kind)
     bundle = exporters.export(tmp_path / "checkpoint", tmp_path / "bundle", precision="int8")
