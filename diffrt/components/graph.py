@@ -50,10 +50,10 @@ class Graph:
         """Of the variant for that size."""
         variant = self._bundle.variant(self._component, self._provider.attention, size)
         if self._open is None or self._open[0] != variant:
-            self.close()  # first, so that memory never holds two
-            graph = self._bundle.path(variant.file)
             from diffrt import prepared  # it imports what an import of diffrt does without
 
+            self.close()  # first, so that memory never holds two
+            graph = self._bundle.path(variant.file)
             ready = prepared.find(self._bundle, variant, self._provider)
             self._open = (
                 variant,

@@ -18,8 +18,6 @@ from diffrt.providers import Provider
 
 NUMPY = {"F32": np.float32, "I64": np.int64, "F16": np.float16, "F64": np.float64, "I32": np.int32}
 
-Sizes = dict[str, tuple[int, ...]]
-
 
 @cache
 def core() -> Any:
@@ -65,8 +63,8 @@ class OpenVino:
         }
         self.outputs = list(file.outputs)
         free = {axis for _, shape in self.inputs.values() for axis in shape if not isinstance(axis, int)}
-        self._any = len(free) > 1 or bool(prepared)
-        self._sizes: Sizes = {}  # that it is compiled for, if not for any
+        self._any = None in free or len(free) > 1 or bool(prepared)  # None: an axis without a name may be any
+        self._sizes: dict[str, tuple[int, ...]] = {}  # that it is compiled for, if not for any
         with _plainly():
             self._model: Any = None if self._any else core().read_model(graph)
             self._request: Any = self._compiled(str(graph)) if self._any else None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..nodes import FLOAT, UINT8, value
 from ..passes.constants import make_constant
@@ -33,8 +34,8 @@ def quantize(model: ir.Model, ranges: Mapping[str, Range]) -> int:
     narrow: dict[ir.Value, ir.Value] = {}  # an activation -> the same in 8 bits
     found = {name: layer for name, layer in layers(model).items() if name in ranges}
     for name, layer in found.items():
-        node, x, wide = layer.node, layer.node.inputs[0], layer.node.inputs[1]
-        assert x is not None and wide is not None
+        node, x = layer.node, layer.node.inputs[0]
+        assert x is not None
         if x not in narrow:
             narrow[x] = through(node, x, ranges[name].input)
         weight = value(rounded(name), INT8, layer.shape)
@@ -46,32 +47,15 @@ def quantize(model: ir.Model, ranges: Mapping[str, Range]) -> int:
         model.graph.insert_before(node, whole)
         node.replace_input_with(0, narrow[x])
         node.replace_input_with(1, whole.outputs[0])
-        remove_unused(model.graph, wide)
         if node.op_type == "Conv":
             output = node.outputs[0]
             uses = list(output.uses())
             replaced = through(node, output, ranges[name].output, after=True)
             for user, index in uses:
                 user.replace_input_with(index, replaced)
+    RemoveUnusedNodesPass()(model)  # what the weights came from
     resize_all_axes(model)
     return len(found)
-
-
-def remove_unused(graph: ir.Graph, value: ir.Value) -> None:
-    """Take a value that nothing uses any more out of a graph, and then what it was made of."""
-    if value.uses():
-        return
-    if value.is_initializer():
-        del graph.initializers[str(value.name)]
-        return
-    node = value.producer()
-    if node is None or any(output.uses() for output in node.outputs):
-        return
-    inputs = list(node.inputs)
-    graph.remove(node, safe=True)
-    for each in inputs:
-        if each is not None:
-            remove_unused(graph, each)
 
 
 def through(node: ir.Node, x: ir.Value, ends: tuple[float, float], after: bool = False) -> ir.Value:

@@ -17,7 +17,6 @@ from ..nodes import FLOAT, Nodes, value
 from ..trace import OPSET
 from .calibration import Range
 from .layers import Layer
-from .layers import layers as layers_of
 from .rewriting import quantize, rounded, scaled
 
 RUNS = 7
@@ -85,9 +84,9 @@ def alone(shape: Shape, quantized: bool) -> ir.Model:
     graph.outputs.append(graph[-1].outputs[0])
     model = ir.Model(graph, ir_version=10)
     if quantized:
-        layer = layers_of(model)["weight"]
         quantize(model, {"weight": Range((-4.0, 4.0), (-400.0, 400.0), shape.input)})
         narrow, scales = (graph.initializers[name("weight")] for name in (rounded, scaled))
-        narrow.const_value = ir.tensor(rng.integers(-127, 128, layer.shape, dtype=np.int8))
-        scales.const_value = ir.tensor(np.full(layer.shape[layer.outputs_axis], 0.01, np.float32))
+        assert narrow.shape is not None and scales.shape is not None
+        narrow.const_value = ir.tensor(rng.integers(-127, 128, narrow.shape.numpy(), dtype=np.int8))
+        scales.const_value = ir.tensor(np.full(scales.shape.numpy(), 0.01, np.float32))
     return model

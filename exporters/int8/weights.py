@@ -16,7 +16,7 @@ from .layers import Layer
 from .rewriting import rounded, scaled
 
 
-def write(weights: Weights, layers: Iterable[Layer], folder: Path, float_too: Iterable[str] = ()) -> Weights:
+def write(weights: Weights, layers: Iterable[Layer], folder: Path, float_too: Iterable[str]) -> Weights:
     """Write ``<stem>.int8.safetensors`` into ``folder`` and return the weights in it: of each layer the weight in
     8 bits, as its node takes it, and its scales; and the other tensors as they are, with those named in
     ``float_too``."""

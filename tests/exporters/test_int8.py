@@ -116,7 +116,7 @@ def test_the_error_is_within_what_rounding_can_cost(net, weights, tmp_path):
     watched = net.clone()
     mark(watched, outputs)
     measured = ranges(weights, x)
-    tensors = written(layers(net).values(), weights, tmp_path)
+    tensors = written(layers(net).values(), weights, tmp_path, ())
     assert quantize(net, measured) == len(FOUND)
     assert net.graph.initializers.keys() == tensors.keys()  # what was transposed and split is not left behind
     fill(net, tensors)
@@ -149,7 +149,7 @@ def test_the_error_is_within_what_rounding_can_cost(net, weights, tmp_path):
 
 
 def test_a_weight_is_rounded_within_half_a_step(net, weights, tmp_path):
-    tensors = written(layers(net).values(), weights, tmp_path)
+    tensors = written(layers(net).values(), weights, tmp_path, ())
     halves = [half.T for half in np.split(weights["linear_weight"], 2)]
     for name, weight, inputs in zip(FOUND, (weights["conv_weight"], *halves), ((1, 2, 3), 0, 0), strict=True):
         narrow = tensors[rounded(name)]
@@ -169,7 +169,7 @@ def test_a_weight_of_which_a_part_stays_is_in_the_file_as_it_is_too(net, weights
     assert rounded("linear_weight[0]") not in tensors
 
 
-def written(chosen, weights, folder, *float_too):
+def written(chosen, weights, folder, float_too):
     from safetensors.numpy import save_file
 
     from exporters.int8 import weights as int8_weights
@@ -177,7 +177,7 @@ def written(chosen, weights, folder, *float_too):
 
     save_file(weights, folder / "model.safetensors")
     (folder / "out").mkdir()
-    int8_weights.write(open_weights(folder, "int8"), chosen, folder / "out", *float_too)
+    int8_weights.write(open_weights(folder, "int8"), chosen, folder / "out", float_too)
     return load_file(folder / "out" / "model.int8.safetensors")
 
 
@@ -265,9 +265,7 @@ def test_a_picture_does_not_depend_on_its_batch(bundle):
 
 
 def test_a_single_graph_of_it_draws_the_same(bundle, tmp_path):
-    """Enlarged by sizes of all axes there too, without which ONNX Runtime refuses the graph. Both are held against
-    fp32: where one activation lands on the other side of a half, by a last bit, all that follows is rounded otherwise,
-    and the two differ as much as either does from fp32."""
+    """Enlarged by sizes of all axes there too, without which ONNX Runtime refuses the graph."""
     assert diffrt_cli(["export", str(bundle), str(tmp_path / "single"), "--form", "single", "--steps", "4"]) == 0
     pipe = diffrt.load(bundle)
     tokenizer = Tokenizer.from_bundle(bundle, pipe.bundle.manifest, "text_encoder")
@@ -277,11 +275,9 @@ def test_a_single_graph_of_it_draws_the_same(bundle, tmp_path):
         "guidance_scale": np.array(3.0, np.float32), "num_inference_steps": np.array(4),
     }  # fmt: skip
     (picture,) = session.run(["images"], feeds)[0]
-    exact = diffrt.load("emoji")
-    exact.scheduler = pipe.scheduler
-    ask = {"num_inference_steps": 4, "guidance_scale": 3.0, "rng": "philox", "output_type": "np"}
-    for got in (picture / 255, pipe("a red apple", seed=7, **ask).images[0]):
-        assert psnr(got, exact("a red apple", seed=7, **ask).images[0]) >= 28
+    ask = {"num_inference_steps": 4, "guidance_scale": 3.0, "rng": "philox"}
+    expected = np.asarray(pipe("a red apple", seed=7, **ask).images[0].convert("RGB"), int)
+    assert np.abs(picture - expected).max() <= 1
 
 
 def psnr(got, expected):
