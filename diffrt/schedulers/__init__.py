@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from diffrt.errors import InvalidArgument, nearest
-from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.base import Scheduler as Scheduler
 from diffrt.schedulers.grid import Grid as Grid
 from diffrt.tables.running import apply_row as apply_row
 from diffrt.tables.running import denoised as denoised
@@ -21,39 +21,46 @@ from diffrt.tables.table import Table as Table
 from diffrt.tables.table import Threshold as Threshold
 
 if TYPE_CHECKING:
-    from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
-    from diffrt.schedulers.consistency import CMStochasticIterativeScheduler, ConsistencyDecoderScheduler, SCMScheduler
-    from diffrt.schedulers.ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
-    from diffrt.schedulers.ddpm import DDPMParallelScheduler, DDPMScheduler, DDPMWuerstchenScheduler, UnCLIPScheduler
-    from diffrt.schedulers.deis import DEISMultistepScheduler
-    from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler, DPMSolverMultistepScheduler
-    from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
-    from diffrt.schedulers.edm import (
-        CosineDPMSolverMultistepScheduler,
-        EDMDPMSolverMultistepScheduler,
-        EDMEulerScheduler,
-    )
-    from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
-    from diffrt.schedulers.flow_match import (
-        FlowMapEulerDiscreteScheduler,
-        FlowMatchEulerDiscreteScheduler,
-        FlowMatchHeunDiscreteScheduler,
-        FlowMatchLCMScheduler,
-        LTXEulerAncestralRFScheduler,
-    )
-    from diffrt.schedulers.lcm import LCMScheduler, TCDScheduler
-    from diffrt.schedulers.lms import LMSDiscreteScheduler
-    from diffrt.schedulers.pndm import IPNDMScheduler, PNDMScheduler
-    from diffrt.schedulers.repaint import RePaintScheduler
-    from diffrt.schedulers.sa_solver import SASolverScheduler
-    from diffrt.schedulers.score_sde import ScoreSdeVeScheduler, ScoreSdeVpScheduler
-    from diffrt.schedulers.two_stage import (
-        DPMSolverSDEScheduler,
-        HeunDiscreteScheduler,
-        KDPM2AncestralDiscreteScheduler,
-        KDPM2DiscreteScheduler,
-    )
-    from diffrt.schedulers.unipc import UniPCMultistepScheduler
+    from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
+    from diffrt.schedulers.cogvideox import CogVideoXDPMScheduler as CogVideoXDPMScheduler
+    from diffrt.schedulers.consistency import CMStochasticIterativeScheduler as CMStochasticIterativeScheduler
+    from diffrt.schedulers.consistency import ConsistencyDecoderScheduler as ConsistencyDecoderScheduler
+    from diffrt.schedulers.consistency import SCMScheduler as SCMScheduler
+    from diffrt.schedulers.ddim import DDIMInverseScheduler as DDIMInverseScheduler
+    from diffrt.schedulers.ddim import DDIMParallelScheduler as DDIMParallelScheduler
+    from diffrt.schedulers.ddim import DDIMScheduler as DDIMScheduler
+    from diffrt.schedulers.ddpm import DDPMParallelScheduler as DDPMParallelScheduler
+    from diffrt.schedulers.ddpm import DDPMScheduler as DDPMScheduler
+    from diffrt.schedulers.ddpm import DDPMWuerstchenScheduler as DDPMWuerstchenScheduler
+    from diffrt.schedulers.ddpm import UnCLIPScheduler as UnCLIPScheduler
+    from diffrt.schedulers.deis import DEISMultistepScheduler as DEISMultistepScheduler
+    from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler as DPMSolverMultistepInverseScheduler
+    from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+    from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
+    from diffrt.schedulers.edm import CosineDPMSolverMultistepScheduler as CosineDPMSolverMultistepScheduler
+    from diffrt.schedulers.edm import EDMDPMSolverMultistepScheduler as EDMDPMSolverMultistepScheduler
+    from diffrt.schedulers.edm import EDMEulerScheduler as EDMEulerScheduler
+    from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
+    from diffrt.schedulers.euler import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from diffrt.schedulers.flow_match import FlowMapEulerDiscreteScheduler as FlowMapEulerDiscreteScheduler
+    from diffrt.schedulers.flow_match import FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler
+    from diffrt.schedulers.flow_match import FlowMatchHeunDiscreteScheduler as FlowMatchHeunDiscreteScheduler
+    from diffrt.schedulers.flow_match import FlowMatchLCMScheduler as FlowMatchLCMScheduler
+    from diffrt.schedulers.flow_match import LTXEulerAncestralRFScheduler as LTXEulerAncestralRFScheduler
+    from diffrt.schedulers.lcm import LCMScheduler as LCMScheduler
+    from diffrt.schedulers.lcm import TCDScheduler as TCDScheduler
+    from diffrt.schedulers.lms import LMSDiscreteScheduler as LMSDiscreteScheduler
+    from diffrt.schedulers.pndm import IPNDMScheduler as IPNDMScheduler
+    from diffrt.schedulers.pndm import PNDMScheduler as PNDMScheduler
+    from diffrt.schedulers.repaint import RePaintScheduler as RePaintScheduler
+    from diffrt.schedulers.sa_solver import SASolverScheduler as SASolverScheduler
+    from diffrt.schedulers.score_sde import ScoreSdeVeScheduler as ScoreSdeVeScheduler
+    from diffrt.schedulers.score_sde import ScoreSdeVpScheduler as ScoreSdeVpScheduler
+    from diffrt.schedulers.two_stage import DPMSolverSDEScheduler as DPMSolverSDEScheduler
+    from diffrt.schedulers.two_stage import HeunDiscreteScheduler as HeunDiscreteScheduler
+    from diffrt.schedulers.two_stage import KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler
+    from diffrt.schedulers.two_stage import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+    from diffrt.schedulers.unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
 
 FILES = {  # of each class without "Scheduler"; one is imported when a class in it is first asked for
     "ddim": "DDIM DDIMParallel DDIMInverse",

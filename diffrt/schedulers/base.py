@@ -18,7 +18,7 @@ import numpy as np
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.betas import alphas_cumprod
-from diffrt.schedulers.config import KNOWN_KEYS, allowed, allows, conflicts
+from diffrt.schedulers.config import KNOWN_KEYS, allowed, allows, conflicts, outside
 from diffrt.schedulers.grid import (
     RESPACINGS,
     Grid,
@@ -37,7 +37,6 @@ from diffrt.tables.stepping import Stepper
 from diffrt.tables.table import Table, Threshold
 
 OLD = {"prediction_type": {"original_sample": "sample"}}  # spelled as the first configs have it, as in `aliases`
-CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")  # options of a run that are numbers of at least 0
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -158,10 +157,8 @@ class Scheduler(ABC):
         given = {key: value for key, value in options.items() if value is not None}
         kinds = inspect.get_annotations(self.grid) | inspect.get_annotations(self.build)
         for key, value in given.items():
-            if key == "eta" and not (allows(float, value) and 0 <= value <= 1):
-                raise InvalidArgument(f"eta = {value!r}, allowed: 0 to 1")
-            if key in CHURN and not (allows(float, value) and value >= 0):
-                raise InvalidArgument(f"{key} = {value!r:.80}, allowed: a number of at least 0")
+            if why := outside(key, value):
+                raise InvalidArgument(why)
             if key not in self.options() and (key != "eta" or value):
                 names = ", ".join(self.options()) or "no option"
                 raise InvalidArgument(f"{key} = {value!r:.80}: {name} takes no {key}, allowed: {names}")
@@ -184,9 +181,8 @@ class Scheduler(ABC):
         t = np.atleast_1d(np.asarray(timestep, np.float64))
         first, last = self.first_time, self.last_time
         if t.shape not in ((1,), (len(original),)) or not np.all((t >= first) & (t <= last)):
-            raise InvalidArgument(
-                f"timestep = {timestep!r}, allowed: one number, or {len(original)}, from {first:g} to {last:g}"
-            )
+            count = len(original)
+            raise InvalidArgument(f"timestep = {timestep!r}, allowed: one, or {count}, from {first:g} to {last:g}")
         shape = (-1, *[1] * (original.ndim - 1))
         alpha, sigma = (c.astype(original.dtype).reshape(shape) for c in self.marginal(t))
         return alpha * original + sigma * noise

@@ -77,9 +77,7 @@ def betas_of(n: int, start: float, end: float, schedule: str, given: Given = Non
         betas = _capped(ALPHA_BARS[schedule], n)
     if len(betas) != n or not np.all((betas > 0) & (betas <= 1)):
         extent = f" from {betas.min():g} to {betas.max():g}" if len(betas) else ""
-        raise InvalidArgument(
-            f"got {len(betas)} betas{extent}: {n} are needed (num_train_timesteps), each above 0 and at most 1"
-        )
+        raise InvalidArgument(f"{len(betas)} betas{extent}, needed: {n} (num_train_timesteps), above 0 and at most 1")
     return betas
 
 

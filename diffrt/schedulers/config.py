@@ -37,7 +37,7 @@ class Respacing:
 
 # --- what they may be ------------------------------------------------------------------------------------
 
-# Inclusive limits of numeric keys, wherever they occur.
+# Inclusive limits of numeric keys and of a run's options, wherever they occur.
 LIMITS = {
     "num_train_timesteps": (1, math.inf),
     "original_inference_steps": (1, math.inf),
@@ -46,19 +46,24 @@ LIMITS = {
     "sigma_min": (1e-10, math.inf),
     "sigma_max": (1e-10, math.inf),
     **dict.fromkeys(("eta", "dynamic_thresholding_ratio"), (0, 1)),
-    **dict.fromkeys(("steps_offset", "s_noise", "noise_sampler_seed", "s"), (0, math.inf)),
+    **dict.fromkeys(("steps_offset", "noise_sampler_seed", "s"), (0, math.inf)),
+    **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (0, math.inf)),
     **dict.fromkeys(("shift", "sigma_data", "rho", "snr_shift_scale", "scaler"), (1e-6, math.inf)),
     **dict.fromkeys(("clip_sample_range", "sample_max_value"), (1e-6, math.inf)),
 }
 
 
+def outside(key: str, value: Any) -> str:
+    """Which limits a value is not within; empty where it is, or where there are none."""
+    low, high = LIMITS.get(key, (None, None))
+    within = low is None or (allows(float, value) and low <= value <= high)
+    return "" if within else f"{key} = {value!r:.80}, allowed: from {low:g} to {high:g}"
+
+
 def conflicts(scheduler: Any) -> Iterator[str]:
     """What cannot work in any class that has the keys, one line each."""
     values = vars(scheduler)
-    for key, (low, high) in LIMITS.items():
-        value = values.get(key)
-        if value is not None and not low <= value <= high:
-            yield f"{key} = {value!r}, allowed: from {low:g} to {high:g}"
+    yield from (why for key, value in values.items() if value is not None and (why := outside(key, value)))
     chosen = [key for key in RESPACINGS if values.get(key)]
     if len(chosen) > 1:
         yield f"{' and '.join(chosen)} exclude each other: keep one"

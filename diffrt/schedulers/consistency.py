@@ -16,7 +16,7 @@ from diffrt.errors import InvalidArgument
 from diffrt.schedulers.base import Scheduler, Trained
 from diffrt.schedulers.betas import alphas_cumprod, f32, linspace
 from diffrt.schedulers.config import allows
-from diffrt.schedulers.grid import Custom, Grid, Node, karras, training_node, vp_node
+from diffrt.schedulers.grid import Custom, Grid, Node, karras, training_node, ve_node, vp_node
 from diffrt.schedulers.onestep import one_step, resampled
 from diffrt.schedulers.rows import Form
 from diffrt.tables.table import Table
@@ -59,11 +59,9 @@ class CMStochasticIterativeScheduler(Scheduler):
         if counted[0] > last:
             raise InvalidArgument(f"timestep {counted[0]:g} is beyond the last, {last}")
         sigmas = karras(self.sigma_min, self.sigma_max, last + 1, self.rho)[counted[::-1].astype(int)]
-        nodes = [
-            Node(t, 1.0, sigma, 1 / math.hypot(sigma, self.sigma_data))
-            for t, sigma in zip((TIME * np.log(sigmas)).tolist(), sigmas.astype(f32).tolist(), strict=True)
-        ]
-        return Grid.through([*nodes, Node(self.first_time, 1.0, self.sigma_min)], self.sigma_max)
+        levels = zip(TIME * np.log(sigmas), sigmas.astype(f32), strict=True)
+        nodes = [ve_node(t, sigma, self.sigma_data) for t, sigma in levels]
+        return Grid.through([*nodes, ve_node(self.first_time, self.sigma_min)], self.sigma_max)
 
     def build(self, grid: Grid) -> Table:
         data, least = self.sigma_data, self.sigma_min
@@ -144,9 +142,7 @@ class SCMScheduler(Scheduler):
             times = np.array([first, middle, 0], f32) if n == 2 else linspace(first, 0, n + 1)
         else:
             if max_timesteps is not None or intermediate_timesteps is not None:
-                raise InvalidArgument(
-                    "timesteps take the place of max_timesteps and intermediate_timesteps: drop those"
-                )
+                raise InvalidArgument("timesteps replace max_timesteps and intermediate_timesteps: drop those")
             if len(timesteps) < 2 or timesteps[0] > LAST_ANGLE:
                 raise InvalidArgument(f"timesteps = {timesteps.tolist()!r:.80}, allowed: 2 or more up to {LAST_ANGLE}")
             times = timesteps.astype(f32)

@@ -12,8 +12,8 @@ from diffrt.schedulers.rows import Form
 from diffrt.tables.table import Table
 
 
-class DDIM(Thresholding, Classic, Strided):
-    """Abstract: DDIM under both its names."""
+class DDIMScheduler(Thresholding, Classic, Strided):
+    """Deterministic at eta = 0, ancestral (DDPM) at eta = 1. One evaluation per step, no memory."""
 
     def build(self, grid: Grid, eta: float = 0.0, use_clipped_model_output: bool = False) -> Table:
         def move(at: Node, to: Node, x: Form, y: Form, eps: Form, z: Form) -> Form:
@@ -31,11 +31,7 @@ def split_noise(at: Node, to: Node, eta: float) -> tuple[float, float]:
     return math.sqrt(max(to.sigma**2 - std**2, 0)), std
 
 
-class DDIMScheduler(DDIM):
-    """Deterministic at eta = 0, ancestral (DDPM) at eta = 1. One evaluation per step, no memory."""
-
-
-class DDIMParallelScheduler(DDIM):
+class DDIMParallelScheduler(DDIMScheduler):
     """DDIM's own steps, one after another."""
 
 

@@ -56,7 +56,7 @@ class Posterior:
 
 
 def ancestral(
-    scheduler: "DDPM | UnCLIPScheduler", grid: Grid, betas: Sequence[float | None]
+    scheduler: "DDPMScheduler | UnCLIPScheduler", grid: Grid, betas: Sequence[float | None]
 ) -> Table:  # betas: [n], None where a step leaves out training steps
     """y = x0. A step from training time 0 adds no noise."""
     rows, kind = Rows("x"), scheduler.variance_type
@@ -68,9 +68,9 @@ def ancestral(
     return rows.table(grid, **scheduler.shape(), spread=SPREADS.get(kind))
 
 
-class DDPM(Thresholding, Classic):
-    """Abstract: DDPM under both its names. With a learned variance the network must put out twice the channels; for
-    "learned" the second half is the variance itself."""
+class DDPMScheduler(Thresholding, Classic):
+    """First order, stochastic. With a learned variance the network must put out twice the channels; for "learned" the
+    second half is the variance itself."""
 
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"] = "linear"  # type: ignore[assignment]  # more of them than others have
     variance_type: Literal[
@@ -85,11 +85,7 @@ class DDPM(Thresholding, Classic):
         return ancestral(self, grid, [None] * len(grid))
 
 
-class DDPMScheduler(DDPM):
-    """First order, stochastic."""
-
-
-class DDPMParallelScheduler(DDPM):
+class DDPMParallelScheduler(DDPMScheduler):
     """DDPM's own steps, one after another."""
 
 

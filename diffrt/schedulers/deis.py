@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from diffrt.schedulers.exponential import multistep
 from diffrt.schedulers.grid import Grid
-from diffrt.schedulers.solver import Solver
+from diffrt.schedulers.solver import SHORT, Solver
 from diffrt.tables.table import Table
 
 
@@ -26,9 +26,6 @@ class DEISMultistepScheduler(Solver):
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential"] = "exponential"
 
-    def grid(self, n: int, mu: float | None = None) -> Grid:
-        return self.forward_grid(n, mu=mu)
-
     def build(self, grid: Grid) -> Table:
-        integrand, orders = self.integrand(False, self.thresholding), self.multistep_orders(grid, self.solver_order)
+        integrand, orders = self.integrand(False, self.thresholding), self.orders(grid, self.solver_order, SHORT)
         return multistep(grid, integrand, orders, memory=self.solver_order - 1, **self.shape())

@@ -7,8 +7,9 @@ import numpy as np
 
 from diffrt.schedulers.dpm import DPMSolver
 from diffrt.schedulers.exponential import Integrand, multistep
-from diffrt.schedulers.grid import Custom, Grid
+from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.onestep import Read
+from diffrt.schedulers.solver import SHORT
 from diffrt.tables.table import Table
 
 
@@ -25,7 +26,7 @@ class Multistep(DPMSolver):
         """The method for a network that is read another way."""
         integrand = Integrand(read, self.data, self.thresholding)
         ends_at_one = self.euler_at_final or grid.to[-1].sigma == 0  # only order 1 steps to zero noise
-        orders = self.multistep_orders(grid, self.solver_order, ends_at_one)
+        orders = self.orders(grid, self.solver_order, SHORT, ends_at_one)
         memory = self.solver_order - 1
         return multistep(grid, integrand, orders, None, memory, self.weigh, lambda at: self.tau, **self.shape())
 
@@ -38,9 +39,6 @@ class DPMSolverMultistepScheduler(Multistep):
     rescale_betas_zero_snr: bool = False
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential"] = "exponential"
-
-    def grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
-        return self.forward_grid(n, timesteps, mu)
 
     def rounds_times(self) -> bool:
         return (self.use_karras_sigmas or self.use_lu_lambdas) and self.beta_schedule != "squaredcos_cap_v2"
@@ -60,6 +58,6 @@ class DPMSolverMultistepInverseScheduler(Multistep):
     def grid(self, n: int) -> Grid:
         train = self.train_sigmas
         times = self.training_times(n, end="first")[::-1]
-        times, sigmas = self.levels(n, times, np.empty(0), (float(train[-1]), float(train[0])))
+        times, sigmas = self.levels(times, np.empty(0), float(train[-1]), float(train[0]))
         top = sigmas[-1] if self.respacing() else train[self.usable - 1]
         return self.through(times, np.append(sigmas, top))

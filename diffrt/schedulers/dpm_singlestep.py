@@ -11,7 +11,7 @@ import numpy as np
 
 from diffrt.schedulers.dpm import DPMSolver, differences
 from diffrt.schedulers.exponential import coefficients, gap
-from diffrt.schedulers.grid import Custom, Grid
+from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.rows import Rows
 from diffrt.tables.table import Table
 
@@ -32,15 +32,12 @@ class DPMSolverSinglestepScheduler(DPMSolver):
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential"] = "exponential"
 
-    def grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
-        return self.forward_grid(n, timesteps, mu)
-
     def build(self, grid: Grid) -> Table:
-        return self._build(grid, self.orders(len(grid)))
+        return self._build(grid, self.group_orders(len(grid)))
 
     def build_after(self, grid: Grid, skip: int, **options: Any) -> Table:
         """As the reference does: the groups stay where they are in the whole run, and the first is cut short."""
-        return self._build(grid.after(skip), self.orders(len(grid))[skip:])
+        return self._build(grid.after(skip), self.group_orders(len(grid))[skip:])
 
     def _build(self, grid: Grid, orders: list[int]) -> Table:
         rows = Rows("x", *("base", "y1", "y2")[: self.solver_order if self.solver_order > 1 else 0])
@@ -66,7 +63,7 @@ class DPMSolverSinglestepScheduler(DPMSolver):
         *lower, last = differences(y, lams, h)
         return [*lower, 2 * last if order == 3 else last]
 
-    def orders(self, n: int) -> list[int]:
+    def group_orders(self, n: int) -> list[int]:
         """The order of each step: 1, 2, 3, 1, 2, 3, ... and so on. A last group that would be incomplete, or step to
         zero noise, gives way to shorter ones."""
         most, zero = self.solver_order, self.final_sigmas_type == "zero"

@@ -19,7 +19,7 @@ from diffrt.schedulers.betas import f32, linspace
 from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import euler
-from diffrt.schedulers.grid import Custom, Grid, Node
+from diffrt.schedulers.grid import Custom, Grid, Node, ve_node
 from diffrt.tables.table import Path, Table
 
 
@@ -52,11 +52,8 @@ class Preconditioned(Scheduler):
 
     def through(self, sigmas: np.ndarray, last: float) -> Grid:
         """The run through these levels, and on to the last."""
-        nodes = [Node(float(t), 1.0, float(s), self._c_in(s)) for t, s in zip(self.time(sigmas), sigmas, strict=True)]
-        return Grid.through([*nodes, Node(0.0, 1.0, float(f32(last)), self._c_in(last))], math.hypot(self.sigma_max, 1))
-
-    def _c_in(self, sigma: float) -> float:
-        return 1 / math.hypot(sigma, self.sigma_data)
+        levels = zip((*self.time(sigmas), 0.0), (*sigmas, f32(last)), strict=True)
+        return Grid.through([ve_node(t, s, self.sigma_data) for t, s in levels], math.hypot(self.sigma_max, 1))
 
     def time(self, sigma: np.ndarray) -> np.ndarray:  # [n] f32 -> [n] f32
         """c_noise."""

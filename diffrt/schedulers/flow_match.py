@@ -20,7 +20,7 @@ from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.onestep import along, one_step, resampled
 from diffrt.schedulers.prediction import predict
 from diffrt.schedulers.rows import Form
-from diffrt.schedulers.shifting import flow_node, picture_mu, shifted, stretched, time_shifted
+from diffrt.schedulers.shifting import flow_node, shifted, stretched, time_shifted
 from diffrt.schedulers.two_stage import heun
 from diffrt.tables.table import Table
 
@@ -29,9 +29,8 @@ def flow_grid(times: np.ndarray, sigmas: np.ndarray) -> Grid:  # [n], [n + 1]
     """Through these levels, told these times."""
     if sigmas.max() > 1 + 1e-6:  # a shift may round the last one up
         raise InvalidArgument(f"the noise level {sigmas.max():g} is above 1: give smaller sigmas or timesteps")
-    return Grid.through(
-        [flow_node(t, s) for t, s in zip((*times, 0.0), sigmas, strict=True)], level=attrgetter("sigma")
-    )
+    nodes = [flow_node(t, sigma) for t, sigma in zip((*times, 0.0), sigmas, strict=True)]
+    return Grid.through(nodes, level=attrgetter("sigma"))
 
 
 flow = partial(predict, "flow_prediction")
@@ -76,10 +75,6 @@ class ShiftedFlow(Respacing, FlowTime):
     invert_sigmas: bool = False
     shift_terminal: float | None = None
     time_shift_type: Literal["exponential", "linear"] = "exponential"
-
-    def mu(self, image_seq_len: int) -> float:
-        """The mu of a picture of so many tokens: linear between base_shift and max_shift."""
-        return picture_mu(self.config, image_seq_len)
 
     def grid(self, n: int, timesteps: Custom = None, sigmas: Custom = None, mu: float | None = None) -> Grid:
         T, dynamic = self.num_train_timesteps, self.use_dynamic_shifting

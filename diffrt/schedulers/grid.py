@@ -47,9 +47,9 @@ def vp_node_of_sigma(t: float, sigma: float) -> Node:
     return Node(float(t), alpha, float(sigma) * alpha)
 
 
-def ve_node(t: float, sigma: float) -> Node:
-    """The node x = x0 + sigma * eps."""
-    return Node(float(t), 1.0, float(sigma), 1 / math.sqrt(float(sigma) ** 2 + 1))
+def ve_node(t: float, sigma: float, data: float = 1.0) -> Node:
+    """The node x = x0 + sigma * eps, where the data's deviation is `data`."""
+    return Node(float(t), 1.0, float(sigma), 1 / math.hypot(sigma, data))
 
 
 def noise_to_signal(node: Node) -> float:
@@ -182,9 +182,8 @@ def whole(times: np.ndarray) -> np.ndarray:  # [n] f64
 def training_node(abar: np.ndarray, t: float, set_alpha_to_one: bool) -> Node:
     """The VP node of training step t; a t below 0 is the end: no noise, or that of step 0."""
     if t >= len(abar):
-        raise InvalidArgument(
-            f"timestep {t:g} is beyond the last, {len(abar) - 1}: take fewer steps or a smaller steps_offset"
-        )
+        last = len(abar) - 1
+        raise InvalidArgument(f"timestep {t:g} is beyond the last, {last}: take fewer steps or a smaller steps_offset")
     return vp_node(t, abar[int(t)] if t >= 0 else 1.0 if set_alpha_to_one else abar[0])
 
 

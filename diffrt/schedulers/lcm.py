@@ -34,11 +34,9 @@ class Distilled(Thresholding, Classic):
     timestep_scaling: float = 10.0
 
     def problems(self) -> Iterable[str]:
-        if self.original_inference_steps > self.num_train_timesteps:
-            yield (
-                f"original_inference_steps = {self.original_inference_steps}, "
-                f"allowed: 1 to {self.num_train_timesteps} (num_train_timesteps)"
-            )
+        steps, most = self.original_inference_steps, self.num_train_timesteps
+        if steps > most:
+            yield f"original_inference_steps = {steps}, allowed: 1 to {most} (num_train_timesteps)"
 
     def taught(self, steps: int, strength: float) -> np.ndarray:  # [m] i64, ascending
         """The times of a distillation in so many steps, of which a strength below 1 keeps the lowest."""
@@ -56,7 +54,7 @@ class Distilled(Thresholding, Classic):
             most = len(taught) if most is None else min(most, len(taught))
             if n > most:
                 raise InvalidArgument(
-                    f"num_inference_steps = {n}, allowed: up to {most}, what the distillation had (times strength)"
+                    f"num_inference_steps = {n}, allowed: up to {most}, the distillation's (times strength)"
                 )
             times = taught[::-1][np.linspace(0, len(taught), n, endpoint=False).astype(int)]
         abar = self.abar()

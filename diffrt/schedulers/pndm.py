@@ -67,9 +67,7 @@ class PNDMScheduler(Strided):
             outputs = done = 1
         else:
             if len(steps) < 4:
-                raise InvalidArgument(
-                    f"{len(steps)} steps, allowed: 4 or more for PNDM's Runge-Kutta start; or set skip_prk_steps"
-                )
+                raise InvalidArgument(f"{len(steps)} steps, allowed: 4 or more, for Runge-Kutta; or set skip_prk_steps")
             for k, (at, _) in enumerate(steps[:3]):  # (13)
                 to = grid.at[k + 1]
                 half = stride // 2

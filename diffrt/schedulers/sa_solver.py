@@ -31,19 +31,15 @@ class SASolverScheduler(Solver):
     lambda_min_clipped: float = -math.inf
     variance_type: str | None = None
 
-    def grid(self, n: int) -> Grid:
-        return self.forward_grid(n)
-
     @staticmethod
     def tau(at: Node) -> float:
         """The reference's default: noise in the middle of the way."""
         return 1.0 if 200 <= at.t <= 800 else 0.0
 
     def build(self, grid: Grid) -> Table:
-        n, data = len(grid), self.algorithm_type == "data_prediction"
-        left = [n - k if self.lower_order_final else n for k in range(n)]
-        predictor = [min(self.predictor_order, k + 1, left[k]) for k in range(n)]
-        corrector = [min(self.corrector_order, k + 2, left[k] + 1) for k in range(n - 1)]
+        data = self.algorithm_type == "data_prediction"
+        predictor = self.orders(grid, self.predictor_order)
+        corrector = [1 + order for order in self.orders(grid, self.corrector_order - 1)[:-1]]
         integrand = self.integrand(data, self.thresholding)
         memory = max(self.predictor_order - 1, self.corrector_order - 2)
         weigh = partial(weights, half="bh1" if data else None)

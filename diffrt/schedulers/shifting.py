@@ -52,6 +52,6 @@ def stretched(sigmas: np.ndarray, terminal: float) -> np.ndarray:  # [n] -> [n]
     """The levels' distances from 1 scaled alike, so that the last level is `terminal`."""
     if sigmas[-1] >= 1:
         raise InvalidArgument(
-            f"shift_terminal has no room at sigma = {sigmas[-1]:g}: take more steps, or smaller sigmas"
+            f"shift_terminal has no room at sigma = {sigmas[-1]:g}: give smaller sigmas or more steps"
         )
     return 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - terminal))

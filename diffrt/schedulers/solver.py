@@ -16,8 +16,10 @@ from diffrt.schedulers.base import DiscreteTime
 from diffrt.schedulers.betas import f32, sigmas_of
 from diffrt.schedulers.config import Respacing, Thresholding
 from diffrt.schedulers.exponential import Integrand
-from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, noise_to_signal, spaced, time_of, vp_node_of_sigma
+from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, noise_to_signal, spaced, ve_levels, vp_node_of_sigma
 from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
+
+SHORT = 15  # a run of fewer steps, which the reference ends with lower orders
 
 
 class Solver(Thresholding, Respacing, DiscreteTime):
@@ -69,9 +71,7 @@ class Solver(Thresholding, Respacing, DiscreteTime):
     def custom_times(self, timesteps: np.ndarray) -> np.ndarray:  # [n] f64
         """Timesteps of the user's, cut to whole ones."""
         if self.use_flow_sigmas or self.respacing():
-            raise InvalidArgument(
-                "timesteps cannot be chosen where re-spaced or flow sigmas choose them: give only one"
-            )
+            raise InvalidArgument("timesteps and re-spaced or flow sigmas exclude each other: give only one")
         if timesteps[0] > self.last_time:
             raise InvalidArgument(f"timesteps begin at {timesteps[0]:g}, allowed: at most {self.last_time:g}")
         return np.trunc(timesteps)
@@ -80,40 +80,32 @@ class Solver(Thresholding, Respacing, DiscreteTime):
         """The static shift of a run, from the config or by what mu it is given."""
         if mu is None:
             return self.flow_shift
-        if not getattr(self, "use_dynamic_shifting", False):
+        if not self.config.get("use_dynamic_shifting"):
             raise InvalidArgument(f"mu = {mu!r} is for dynamic shifting: set use_dynamic_shifting, or leave mu out")
-        return dynamic_shift(mu, getattr(self, "time_shift_type", "exponential"))
+        return dynamic_shift(mu, self.config.get("time_shift_type", "exponential"))
 
-    def forward_grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
+    def grid(self, n: int, timesteps: Custom = None, mu: float | None = None) -> Grid:
         """Towards the picture: to zero noise, or as near to it as final_sigmas_type or the class goes."""
         times = self.training_times(n) if timesteps is None else self.custom_times(timesteps)
-        times, sigmas = self.levels(n, times, self.flow_levels(n, self.shift(mu)))
+        # Of a flow as many equal steps from just below 1 to 0, shifted, without the 0.
+        flow = shifted(1.0 - np.linspace(1, 1 / self.num_train_timesteps, n + 1), self.shift(mu))[:0:-1]
+        times, sigmas = self.levels(times, flow)
         ends = {"zero": 0, "sigma_min": self.train_sigmas[0], None: self.last_level(sigmas)}
         return self.through(times, np.append(sigmas, ends[getattr(self, "final_sigmas_type", None)]))
 
-    def flow_levels(self, n: int, shift: float) -> np.ndarray:  # [n] f64, descending
-        """The levels of as many equal steps from just below 1 to 0, shifted, without the 0."""
-        return shifted(1.0 - np.linspace(1, 1 / self.num_train_timesteps, n + 1), shift)[:0:-1]
-
     def levels(
-        self, n: int, times: np.ndarray, flow: np.ndarray, ends: tuple[float | None, float | None] = (None, None)
+        self, times: np.ndarray, flow: np.ndarray, low: float | None = None, high: float | None = None
     ) -> tuple[np.ndarray, np.ndarray]:  # [n] f64, [n] f64
-        """(times, sigmas): re-spaced between the training's (lower, upper) ends or those given, or the flow's, or
-        at these training times. The network is told whole times."""
-        train = self.train_sigmas
-        if respace := self.respacing():
-            low, high = (float(here if end is None else end) for here, end in zip(train[[0, -1]], ends, strict=True))
-            sigmas = respace(low, high, n)
-            if self.use_flow_sigmas:
-                sigmas = sigmas / (sigmas + 1)
-                times = sigmas * self.num_train_timesteps
-            else:
-                times = time_of(sigmas, train)
-                times = np.round(times) if self.rounds_times() else times
-        elif self.use_flow_sigmas:
-            sigmas, times = flow, flow * self.num_train_timesteps
-        else:
-            sigmas = np.interp(times, np.arange(len(train)), train)
+        """(times, sigmas): at these training times, or as many re-spaced between the training's ends or those given,
+        or the flow's. The network is told whole times."""
+        first, last = map(float, self.train_sigmas[[0, -1]])
+        ends = first if low is None else low, last if high is None else high
+        times, sigmas = ve_levels(self.abar(), times, self.respacing(), ends, rounded=False)
+        if self.use_flow_sigmas:
+            sigmas = sigmas / (sigmas + 1) if self.respacing() else flow
+            times = sigmas * self.num_train_timesteps
+        elif self.respacing() and self.rounds_times():
+            times = np.round(times)
         return np.trunc(times), sigmas
 
     def rounds_times(self) -> bool:
@@ -132,8 +124,9 @@ class Solver(Thresholding, Respacing, DiscreteTime):
     def integrand(self, data: bool, shaped: bool) -> Integrand:
         return Integrand(self.read, data, shaped)
 
-    def multistep_orders(self, grid: Grid, most: int, ends_at_one: bool = False) -> list[int]:
-        """Of each step: as many past outputs as there are, and fewer in the last two steps of a short run."""
-        n, short = len(grid), self.lower_order_final and len(grid) + grid.skipped < 15
-        end = {n - 1: 1 if short or ends_at_one else most, n - 2: 2 if short else most}
-        return [min(most, k + 1, end.get(k, most)) for k in range(n)]
+    def orders(self, grid: Grid, most: int, runs: float = math.inf, ends_at_one: bool = False) -> list[int]:
+        """Of each step: as many past outputs as there are, and with lower_order_final, in `runs` of fewer steps, no
+        more than there are steps left."""
+        n, lower = len(grid), self.lower_order_final and len(grid) + grid.skipped < runs
+        orders = [min(most, k + 1, n - k if lower else most) for k in range(n)]
+        return [*orders[:-1], 1] if ends_at_one else orders

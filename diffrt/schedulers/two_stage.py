@@ -70,10 +70,10 @@ def heun(grid: Grid, read: Read, **how: Any) -> Table:
     return rows.table(grid, **how)
 
 
-class KDPM2(TwoStage):
-    """Abstract: both of them."""
+class KDPM2DiscreteScheduler(TwoStage):
+    """Second order, deterministic."""
 
-    noisy: ClassVar[bool]
+    noisy: ClassVar = False
 
     def grid(self, n: int) -> Grid:
         return self.sigma_grid(self.times(n), whole=self.use_karras_sigmas)
@@ -94,13 +94,7 @@ class KDPM2(TwoStage):
         return rows.table(grid)
 
 
-class KDPM2DiscreteScheduler(KDPM2):
-    """Second order, deterministic."""
-
-    noisy = False
-
-
-class KDPM2AncestralDiscreteScheduler(KDPM2):
+class KDPM2AncestralDiscreteScheduler(KDPM2DiscreteScheduler):
     """Stochastic: a second-order step below the next level, then up to it with fresh noise."""
 
     noisy = True

@@ -59,7 +59,7 @@ class UniPCMultistepScheduler(Solver):
             if sigmas[0] > 1:
                 raise InvalidArgument(f"sigmas begin at {sigmas[0]:g}, allowed: at most 1")
         flow = self._flow(n, sigmas, mu) if self.use_flow_sigmas else np.empty(0)
-        times, sigmas = self.levels(n, self.training_times(n), flow, (self.sigma_min, self.sigma_max))
+        times, sigmas = self.levels(self.training_times(n), flow, self.sigma_min, self.sigma_max)
         if sigmas[0] < sigmas[-1]:
             raise InvalidArgument(f"sigma_min = {sigmas[-1]:g} must be below sigma_max = {sigmas[0]:g}")
         end = self.last_level(sigmas) if self.final_sigmas_type == "sigma_min" else 0
@@ -77,10 +77,8 @@ class UniPCMultistepScheduler(Solver):
         return np.append(sigmas[0] - 1e-6 if abs(sigmas[0] - 1) < 1e-6 else sigmas[0], sigmas[1:])
 
     def build(self, grid: Grid) -> Table:
-        n, data = len(grid), self.predict_x0
-        left = [n - k if self.lower_order_final else n for k in range(n)]
-        # Only order 1 steps to zero noise.
-        predictor = [min(self.solver_order, k + 1, left[k] if to.sigma else 1) for k, (_, to) in enumerate(grid)]
+        data, to_zero = self.predict_x0, grid.to[-1].sigma == 0  # where only order 1 steps
+        predictor = self.orders(grid, self.solver_order, ends_at_one=to_zero)
         corrector = [0 if k + grid.skipped in self.disable_corrector else p + 1 for k, p in enumerate(predictor)]
         integrand, how = self.integrand(data, False), self.shape() if data else {}
         memory, weigh = self.solver_order - 1, partial(weights, half=self.solver_type)

@@ -1,5 +1,6 @@
 """Configs and names: what loads, what is refused, and what a switch of classes keeps."""
 
+import ast
 import copy
 import inspect
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
+import diffrt.schedulers
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers import LEFT_OUT, SCHEDULERS, DDIMScheduler, LMSDiscreteScheduler, from_config, scheduler_class
 from diffrt.schedulers.base import DiscreteTime
@@ -138,9 +140,9 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("ddim", {"num_train_timesteps": "many"}, "allowed: a whole number"),
     ("ddim", {"clip_sample": "no"}, "allowed: True or False"),
     ("ddim", {"beta_end": float("nan")}, "allowed: a number"),
-    ("ddim", {"beta_start": -1.0}, "each above 0 and at most 1"),
-    ("ddim", {"trained_betas": [0.1, 0.2]}, "got 2 betas from 0.1 to 0.2: 1000 are needed"),
-    ("ddim", {"trained_betas": []}, "got 0 betas"),
+    ("ddim", {"beta_start": -1.0}, "above 0 and at most 1"),
+    ("ddim", {"trained_betas": [0.1, 0.2]}, "2 betas from 0.1 to 0.2, needed: 1000"),
+    ("ddim", {"trained_betas": []}, "0 betas, needed: 1000"),
     ("ddim", {"trained_betas": "x"}, "allowed: a list of numbers or None"),
     ("ddim", {"rescale_betas_zero_snr": True}, "needs prediction_type v_prediction or sample"),
     ("ddim", {"dynamic_thresholding_ratio": 2.0}, "allowed: from 0 to 1"),
@@ -181,7 +183,7 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("ddim-inverse", {"timestep_spacing": "linspace"}, "allowed: leading, trailing"),
     ("unclip", {"beta_schedule": "linear"}, "allowed: squaredcos_cap_v2"),
     ("repaint", {"eta": 2.0}, "eta = 2.0, allowed: from 0 to 1"),
-    ("repaint", {"trained_betas": [0.1]}, "1000 are needed"),
+    ("repaint", {"trained_betas": [0.1]}, "needed: 1000"),
     ("cogvideoxdpm", {"snr_shift_scale": 0.0}, "snr_shift_scale = 0.0, allowed: from 1e-06"),
     ("wuerstchen", {"scaler": 0.0}, "scaler = 0.0, allowed: from 1e-06"),
     ("dpm++", {"use_flow_sigmas": True, "prediction_type": "v_prediction"}, "is not what a flow model predicts"),
@@ -313,7 +315,7 @@ def test_a_flow_needs_a_mu_where_it_shifts_dynamically() -> None:
     with pytest.raises(InvalidArgument, match="take 2 or more steps"):
         from_config({"shift_terminal": 0.1}, "flow").table(1)
     with pytest.raises(InvalidArgument, match="set both"):
-        from_config({"base_shift": None}, "flow").mu(4096)  # type: ignore[attr-defined]
+        from_config({"base_shift": None, "use_dynamic_shifting": True}, "flow").picture_options(4096)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +326,7 @@ def test_a_flow_needs_a_mu_where_it_shifts_dynamically() -> None:
         ("heun", {}, {"timesteps": [1000, 9]}, "timestep 1000 is beyond the last, 999"),
         ("euler", {}, {"sigmas": [3.0]}, "sigmas: two or more"),
         ("euler", {}, {"sigmas": [3.0, 1.0], "timesteps": [9, 5]}, "and no timesteps"),
-        ("euler", {}, {"num_inference_steps": 5, "s_churn": -1}, "s_churn = -1, allowed: a number of at least 0"),
+        ("euler", {}, {"num_inference_steps": 5, "s_churn": -1}, "s_churn = -1, allowed: from 0"),
         ("edm", {}, {"num_inference_steps": 5, "s_noise": "x"}, "s_noise = 'x', allowed"),
         ("edm", {}, {"sigmas": [3.0, 0.0]}, "a step must start from a finite one above 0"),
         (
@@ -348,6 +350,15 @@ def test_other_classes_values_are_understood() -> None:
     assert from_config({"algorithm_type": "deis"}, "dpm++").config["algorithm_type"] == "dpmsolver++"
     for name in ("euler", "dpm++", "ddim", "unipc"):
         assert from_config({"prediction_type": "original_sample"}, name).config["prediction_type"] == "sample"
+
+
+def test_type_checkers_see_every_scheduler() -> None:
+    """They read the imports that only they follow, and follow an `as` alone."""
+    tree = ast.parse(Path(diffrt.schedulers.__file__).read_text("utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.asname: node.module for node in imports for alias in node.names}
+    assert seen == {name: cls.__module__ for name, cls in SCHEDULERS.items()}
 
 
 def test_the_import_is_light() -> None:

@@ -59,9 +59,9 @@ def test_a_run_that_starts_later(name: str, order: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("tokens", [100, 256, 1024, 4096, 9000])
 def test_mu(tokens: int) -> None:
     for config in ({}, {"base_shift": 0.3, "max_shift": 2.0, "base_image_seq_len": 64, "max_image_seq_len": 1024}):
-        ours = from_config(config, "FlowMatchEulerDiscreteScheduler")
+        ours = from_config({**config, "use_dynamic_shifting": True}, "FlowMatchEulerDiscreteScheduler")
         seq = (ours.config[key] for key in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift"))
-        assert ours.mu(tokens) == pytest.approx(calculate_shift(tokens, *seq), rel=1e-12)  # type: ignore[attr-defined]
+        assert ours.picture_options(tokens) == {"mu": pytest.approx(calculate_shift(tokens, *seq), rel=1e-12)}
 
 
 @pytest.mark.parametrize("name", [name for name, cls in SCHEDULERS.items() if "mu" in cls.options()])
@@ -71,7 +71,12 @@ def test_every_class_that_takes_mu_is_told_it(name: str) -> None:
     expected = calculate_shift(1000, 64, 4096, 0.3, 2.0)
     scheduler = from_config(from_config(flow, "flow").config, name)
     shifts = scheduler.config.get("use_dynamic_shifting")
-    assert scheduler.picture_options(1000) == ({"mu": pytest.approx(expected, rel=1e-12)} if shifts else {})
+    options = scheduler.picture_options(1000)
+    assert options == ({"mu": pytest.approx(expected, rel=1e-12)} if shifts else {})
+    flows = (
+        {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if "use_flow_sigmas" in scheduler.config else {}
+    )
+    from_config({**scheduler.config, **flows}, name).table(5, **options)
     assert from_config({}, name).picture_options(1000) == {}
 
 

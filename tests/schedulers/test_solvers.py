@@ -53,8 +53,18 @@ def test_a_start_in_the_middle(name: str, options: dict[str, Any], skip: int) ->
 
 REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("dpm++", {}, {"timesteps": [1000, 3]}, "timesteps begin at 1000, allowed: at most 999"),
-    ("dpm++", {"use_karras_sigmas": True}, {"timesteps": [900, 3]}, "timesteps cannot be chosen where"),
-    ("dpm++-2s", {"use_flow_sigmas": True}, {"timesteps": [900, 3]}, "timesteps cannot be chosen where"),
+    (
+        "dpm++",
+        {"use_karras_sigmas": True},
+        {"timesteps": [900, 3]},
+        "timesteps and re-spaced or flow sigmas exclude each other",
+    ),
+    (
+        "dpm++-2s",
+        {"use_flow_sigmas": True},
+        {"timesteps": [900, 3]},
+        "timesteps and re-spaced or flow sigmas exclude each other",
+    ),
     ("dpm++", {}, {"timesteps": [900.5, 900.1]}, "twice"),
     ("dpm++", {}, {"num_inference_steps": 4, "mu": 1.0}, "set use_dynamic_shifting, or leave mu out"),
     ("deis", {"use_dynamic_shifting": True}, {"num_inference_steps": 4, "mu": 99}, "mu = 99, allowed"),
