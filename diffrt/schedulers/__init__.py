@@ -3,16 +3,55 @@
     scheduler = DDIMScheduler.from_config(json.load(open("scheduler/scheduler_config.json")))
     print(scheduler.table(20))
 
-A new scheduler is a file with one class, and its name in FILES, and above it for type checkers.
+A new scheduler is a file with one class, and its import here.
 """
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from diffrt.errors import InvalidArgument, nearest
 from diffrt.schedulers.base import Scheduler as Scheduler
+from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
+from diffrt.schedulers.cogvideox import CogVideoXDPMScheduler as CogVideoXDPMScheduler
+from diffrt.schedulers.consistency import CMStochasticIterativeScheduler as CMStochasticIterativeScheduler
+from diffrt.schedulers.consistency import ConsistencyDecoderScheduler as ConsistencyDecoderScheduler
+from diffrt.schedulers.consistency import SCMScheduler as SCMScheduler
+from diffrt.schedulers.ddim import DDIMInverseScheduler as DDIMInverseScheduler
+from diffrt.schedulers.ddim import DDIMParallelScheduler as DDIMParallelScheduler
+from diffrt.schedulers.ddim import DDIMScheduler as DDIMScheduler
+from diffrt.schedulers.ddpm import DDPMParallelScheduler as DDPMParallelScheduler
+from diffrt.schedulers.ddpm import DDPMScheduler as DDPMScheduler
+from diffrt.schedulers.ddpm import DDPMWuerstchenScheduler as DDPMWuerstchenScheduler
+from diffrt.schedulers.ddpm import UnCLIPScheduler as UnCLIPScheduler
+from diffrt.schedulers.deis import DEISMultistepScheduler as DEISMultistepScheduler
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler as DPMSolverMultistepInverseScheduler
+from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
+from diffrt.schedulers.edm import CosineDPMSolverMultistepScheduler as CosineDPMSolverMultistepScheduler
+from diffrt.schedulers.edm import EDMDPMSolverMultistepScheduler as EDMDPMSolverMultistepScheduler
+from diffrt.schedulers.edm import EDMEulerScheduler as EDMEulerScheduler
+from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
+from diffrt.schedulers.euler import EulerDiscreteScheduler as EulerDiscreteScheduler
+from diffrt.schedulers.flow_match import FlowMapEulerDiscreteScheduler as FlowMapEulerDiscreteScheduler
+from diffrt.schedulers.flow_match import FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler
+from diffrt.schedulers.flow_match import FlowMatchHeunDiscreteScheduler as FlowMatchHeunDiscreteScheduler
+from diffrt.schedulers.flow_match import FlowMatchLCMScheduler as FlowMatchLCMScheduler
+from diffrt.schedulers.flow_match import LTXEulerAncestralRFScheduler as LTXEulerAncestralRFScheduler
 from diffrt.schedulers.grid import Grid as Grid
+from diffrt.schedulers.lcm import LCMScheduler as LCMScheduler
+from diffrt.schedulers.lcm import TCDScheduler as TCDScheduler
+from diffrt.schedulers.lms import LMSDiscreteScheduler as LMSDiscreteScheduler
+from diffrt.schedulers.pndm import IPNDMScheduler as IPNDMScheduler
+from diffrt.schedulers.pndm import PNDMScheduler as PNDMScheduler
+from diffrt.schedulers.repaint import RePaintScheduler as RePaintScheduler
+from diffrt.schedulers.sa_solver import SASolverScheduler as SASolverScheduler
+from diffrt.schedulers.score_sde import ScoreSdeVeScheduler as ScoreSdeVeScheduler
+from diffrt.schedulers.score_sde import ScoreSdeVpScheduler as ScoreSdeVpScheduler
+from diffrt.schedulers.two_stage import DPMSolverSDEScheduler as DPMSolverSDEScheduler
+from diffrt.schedulers.two_stage import HeunDiscreteScheduler as HeunDiscreteScheduler
+from diffrt.schedulers.two_stage import KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler
+from diffrt.schedulers.two_stage import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+from diffrt.schedulers.unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
 from diffrt.tables.running import apply_row as apply_row
 from diffrt.tables.running import denoised as denoised
 from diffrt.tables.running import init_slots as init_slots
@@ -20,97 +59,9 @@ from diffrt.tables.stepping import Stepper as Stepper
 from diffrt.tables.table import Table as Table
 from diffrt.tables.table import Threshold as Threshold
 
-if TYPE_CHECKING:
-    from diffrt.schedulers.cogvideox import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
-    from diffrt.schedulers.cogvideox import CogVideoXDPMScheduler as CogVideoXDPMScheduler
-    from diffrt.schedulers.consistency import CMStochasticIterativeScheduler as CMStochasticIterativeScheduler
-    from diffrt.schedulers.consistency import ConsistencyDecoderScheduler as ConsistencyDecoderScheduler
-    from diffrt.schedulers.consistency import SCMScheduler as SCMScheduler
-    from diffrt.schedulers.ddim import DDIMInverseScheduler as DDIMInverseScheduler
-    from diffrt.schedulers.ddim import DDIMParallelScheduler as DDIMParallelScheduler
-    from diffrt.schedulers.ddim import DDIMScheduler as DDIMScheduler
-    from diffrt.schedulers.ddpm import DDPMParallelScheduler as DDPMParallelScheduler
-    from diffrt.schedulers.ddpm import DDPMScheduler as DDPMScheduler
-    from diffrt.schedulers.ddpm import DDPMWuerstchenScheduler as DDPMWuerstchenScheduler
-    from diffrt.schedulers.ddpm import UnCLIPScheduler as UnCLIPScheduler
-    from diffrt.schedulers.deis import DEISMultistepScheduler as DEISMultistepScheduler
-    from diffrt.schedulers.dpm_multistep import DPMSolverMultistepInverseScheduler as DPMSolverMultistepInverseScheduler
-    from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
-    from diffrt.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
-    from diffrt.schedulers.edm import CosineDPMSolverMultistepScheduler as CosineDPMSolverMultistepScheduler
-    from diffrt.schedulers.edm import EDMDPMSolverMultistepScheduler as EDMDPMSolverMultistepScheduler
-    from diffrt.schedulers.edm import EDMEulerScheduler as EDMEulerScheduler
-    from diffrt.schedulers.euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
-    from diffrt.schedulers.euler import EulerDiscreteScheduler as EulerDiscreteScheduler
-    from diffrt.schedulers.flow_match import FlowMapEulerDiscreteScheduler as FlowMapEulerDiscreteScheduler
-    from diffrt.schedulers.flow_match import FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler
-    from diffrt.schedulers.flow_match import FlowMatchHeunDiscreteScheduler as FlowMatchHeunDiscreteScheduler
-    from diffrt.schedulers.flow_match import FlowMatchLCMScheduler as FlowMatchLCMScheduler
-    from diffrt.schedulers.flow_match import LTXEulerAncestralRFScheduler as LTXEulerAncestralRFScheduler
-    from diffrt.schedulers.lcm import LCMScheduler as LCMScheduler
-    from diffrt.schedulers.lcm import TCDScheduler as TCDScheduler
-    from diffrt.schedulers.lms import LMSDiscreteScheduler as LMSDiscreteScheduler
-    from diffrt.schedulers.pndm import IPNDMScheduler as IPNDMScheduler
-    from diffrt.schedulers.pndm import PNDMScheduler as PNDMScheduler
-    from diffrt.schedulers.repaint import RePaintScheduler as RePaintScheduler
-    from diffrt.schedulers.sa_solver import SASolverScheduler as SASolverScheduler
-    from diffrt.schedulers.score_sde import ScoreSdeVeScheduler as ScoreSdeVeScheduler
-    from diffrt.schedulers.score_sde import ScoreSdeVpScheduler as ScoreSdeVpScheduler
-    from diffrt.schedulers.two_stage import DPMSolverSDEScheduler as DPMSolverSDEScheduler
-    from diffrt.schedulers.two_stage import HeunDiscreteScheduler as HeunDiscreteScheduler
-    from diffrt.schedulers.two_stage import KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler
-    from diffrt.schedulers.two_stage import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
-    from diffrt.schedulers.unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
-
-FILES = {  # of each class without "Scheduler"; one is imported when a class in it is first asked for
-    "ddim": "DDIM DDIMParallel DDIMInverse",
-    "cogvideox": "CogVideoXDDIM CogVideoXDPM",
-    "ddpm": "DDPM DDPMParallel DDPMWuerstchen UnCLIP",
-    "repaint": "RePaint",
-    "pndm": "PNDM IPNDM",
-    "lms": "LMSDiscrete",
-    "euler": "EulerDiscrete EulerAncestralDiscrete",
-    "dpm_multistep": "DPMSolverMultistep DPMSolverMultistepInverse",
-    "dpm_singlestep": "DPMSolverSinglestep",
-    "deis": "DEISMultistep",
-    "unipc": "UniPCMultistep",
-    "sa_solver": "SASolver",
-    "two_stage": "HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete DPMSolverSDE",
-    "edm": "EDMEuler EDMDPMSolverMultistep CosineDPMSolverMultistep",
-    "lcm": "LCM TCD",
-    "consistency": "CMStochasticIterative ConsistencyDecoder SCM",
-    "flow_match": "FlowMatchEulerDiscrete FlowMatchHeunDiscrete FlowMatchLCM FlowMapEulerDiscrete LTXEulerAncestralRF",
-    "score_sde": "ScoreSdeVe ScoreSdeVp",
+SCHEDULERS: Mapping[str, type[Scheduler]] = {
+    name: cls for name, cls in globals().items() if name.endswith("Scheduler") and cls is not Scheduler
 }
-
-
-class Registry(Mapping[str, type[Scheduler]]):
-    def __init__(self) -> None:
-        self._files = {f"{name}Scheduler": file for file, names in FILES.items() for name in names.split()}
-
-    def __getitem__(self, name: str) -> type[Scheduler]:
-        found: type[Scheduler] = getattr(import_module(f"{__name__}.{self._files[name]}"), name)
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
-SCHEDULERS = Registry()
-
-
-def __getattr__(name: str) -> type[Scheduler]:
-    if name in SCHEDULERS:
-        return SCHEDULERS[name]
-    raise AttributeError(f"module {__name__} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *SCHEDULERS]
-
 
 # diffusers' other schedulers, and why they are not here.
 LEFT_OUT = {

@@ -10,7 +10,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, FrozenInstanceError, dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
@@ -39,41 +39,57 @@ from diffrt.tables.table import Table, Threshold
 OLD = {"prediction_type": {"original_sample": "sample"}}  # spelled as the first configs have it, as in `aliases`
 
 
+# Methods that dataclasses would generate, class by class, are most of the time of an import.
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-@dataclass(frozen=True, kw_only=True)
 class Scheduler(ABC):
     """Abstract. Every class derived from it is a frozen dataclass of keywords; equality and hash are those of the
     fields. A config that cannot work is InvalidArgument."""
 
     aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key: {another class's value: what it means here}
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     _given: ClassVar[frozenset[str]]  # these two are per instance; as ClassVar they do not become fields
     _carried: ClassVar[dict[str, Any]]
 
     def __init_subclass__(cls) -> None:
-        dataclass(frozen=True, kw_only=True)(cls)
+        dataclass(init=False, repr=False, eq=False)(cls)
         KNOWN_KEYS.update(f.name for f in fields(cls))
 
-    def __new__(cls, **given: Any) -> Self:
+    def __init__(self, **given: Any) -> None:
+        name, kinds = type(self).__name__, {f.name: f for f in fields(self)}
+        for key in given.keys() - kinds:
+            raise InvalidArgument(f"{name} has no key {key!r}: {nearest(key, kinds)}")
         # Which keys were given is part of a config: as in diffusers, a key left at its default here becomes the
         # next class's own default when classes are switched.
-        self = super().__new__(cls)
-        object.__setattr__(self, "_given", frozenset(given))
-        object.__setattr__(self, "_carried", {})
-        return self
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
+        vars(self).update(_given=frozenset(given), _carried={})
+        for key, f in kinds.items():
+            value = given.get(key, f.default)
             if isinstance(value, (list, np.ndarray)):
                 value = tuple(np.asarray(value).tolist())
             elif isinstance(value, str):
-                value = {**OLD, **self.aliases}.get(f.name, {}).get(value, value)
-            object.__setattr__(self, f.name, value)
+                value = {**OLD, **self.aliases}.get(key, {}).get(value, value)
             if not allows(f.type, value):
-                name = type(self).__name__
-                raise InvalidArgument(f"{name}: {f.name} = {value!r}, allowed: {allowed(f.type)}")
+                raise InvalidArgument(f"{name}: {key} = {value!r}, allowed: {allowed(f.type)}")
+            vars(self)[key] = value
         for message in (*conflicts(self), *self.problems()):
-            raise InvalidArgument(f"{type(self).__name__}: {message}")
+            raise InvalidArgument(f"{name}: {message}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"a scheduler does not change: dataclasses.replace(scheduler, {name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError("a scheduler does not change")
+
+    def _key(self) -> tuple[Any, ...]:
+        return type(self), *(getattr(self, f.name) for f in fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scheduler) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in fields(self))})"
 
     def problems(self) -> Iterable[str]:
         """Why this combination of keys cannot work, one line each."""
@@ -167,6 +183,8 @@ class Scheduler(ABC):
         for key in ("timesteps", "sigmas"):
             if key in given:
                 given[key] = descending(key, given[key])
+                if key == "timesteps" and given[key][0] > self.last_time:
+                    raise InvalidArgument(f"timesteps begin at {given[key][0]:g}, allowed: at most {self.last_time:g}")
                 if n not in (None, len(given[key])):
                     raise InvalidArgument(f"num_inference_steps = {n!r} and {len(given[key])} {key}: give one of them")
                 n = len(given[key])
@@ -211,20 +229,11 @@ class Scheduler(ABC):
         given = {k: v for k, v in config.items() if not k.startswith("_") and k not in defaulted}
         names = [f.name for f in fields(cls)]
         for key in given:
-            if key not in names and not known(key):
+            if key not in names and key not in KNOWN_KEYS:
                 raise InvalidArgument(f"{cls.__name__} has no key {key!r}: {nearest(key, names)}")
         self = cls(**{k: v for k, v in given.items() if k in names})
         self._carried.update((k, v) for k, v in given.items() if k not in names)
         return self
-
-
-def known(key: str) -> bool:
-    """Whether any scheduler has the key."""
-    if key not in KNOWN_KEYS:
-        from diffrt.schedulers import SCHEDULERS
-
-        list(SCHEDULERS.values())  # a class adds its keys when it is imported
-    return key in KNOWN_KEYS
 
 
 def _options(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -247,13 +256,29 @@ def descending(name: str, values: Sequence[float]) -> np.ndarray:  # [n] f64
     return array
 
 
+class Thresholding(Scheduler):
+    """Abstract. The keys of dynamic thresholding: see table.Threshold."""
+
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+
+
+class Respacing(Scheduler):
+    """Abstract. The keys of what re-spaces the levels: see grid.RESPACINGS."""
+
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+
+
 class Trained(Scheduler):
     """Abstract. A scheduler of a model trained on num_train_timesteps discrete noise levels."""
 
     num_train_timesteps: int = 1000
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
         self.abar()  # refuses betas that cannot be used
 
     @abstractmethod
@@ -299,8 +324,6 @@ class DiscreteTime(Betas):
         """n training times, descending, as timestep_spacing and steps_offset say; "linspace" is not rounded. Or those
         that are given, if they can be."""
         if timesteps is not None:
-            if timesteps[0] > self.last_time:
-                raise InvalidArgument(f"timestep {timesteps[0]:g} is beyond the last, {self.last_time}")
             for key in RESPACINGS:
                 if getattr(self, key, False):
                     raise InvalidArgument(f"timesteps and {key} exclude each other: keep one")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -12,30 +11,6 @@ from diffrt.schedulers.grid import RESPACINGS
 # Keys that any class loads, and carries where it has no use for them, so that a config saved by one scheduler loads
 # into another: those of every class, which adds its own when it is defined, and a few that no class here has.
 KNOWN_KEYS = {"s_churn", "s_max", "s_min", "tensor_format", "timestep_values"}
-
-
-# --- keys that go together: a class takes them by deriving from their group ---------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thresholding:
-    """Dynamic thresholding of x0: see table.Threshold."""
-
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Respacing:
-    """Which function re-spaces the levels: see grid.RESPACINGS."""
-
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
-
-
-# --- what they may be ------------------------------------------------------------------------------------
 
 # Inclusive limits of numeric keys and of a run's options, wherever they occur.
 LIMITS = {

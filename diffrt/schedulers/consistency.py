@@ -143,8 +143,8 @@ class SCMScheduler(Scheduler):
         else:
             if max_timesteps is not None or intermediate_timesteps is not None:
                 raise InvalidArgument("timesteps replace max_timesteps and intermediate_timesteps: drop those")
-            if len(timesteps) < 2 or timesteps[0] > LAST_ANGLE:
-                raise InvalidArgument(f"timesteps = {timesteps.tolist()!r:.80}, allowed: 2 or more up to {LAST_ANGLE}")
+            if len(timesteps) < 2:
+                raise InvalidArgument("one of timesteps, allowed: two or more, the last being the end")
             times = timesteps.astype(f32)
         return Grid.through([Node(t, math.cos(t), math.sin(t) * self.sigma_data) for t in times.tolist()])
 

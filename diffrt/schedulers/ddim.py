@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from diffrt.schedulers.base import Classic, Strided
-from diffrt.schedulers.config import Thresholding
+from diffrt.schedulers.base import Classic, Strided, Thresholding
 from diffrt.schedulers.grid import Grid, Node, training_node
 from diffrt.schedulers.onestep import along, one_step
 from diffrt.schedulers.rows import Form

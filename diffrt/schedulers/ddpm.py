@@ -14,9 +14,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import Classic, Scheduler, Trained
+from diffrt.schedulers.base import Classic, Scheduler, Thresholding, Trained
 from diffrt.schedulers.betas import alphas_cumprod, betas_of, linspace
-from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node, whole
 from diffrt.schedulers.onestep import one_step
 from diffrt.schedulers.prediction import predict
@@ -132,8 +131,8 @@ class DDPMWuerstchenScheduler(Scheduler):
 
     def grid(self, n: int, timesteps: Custom = None) -> Grid:
         times = linspace(1, 0, n + 1) if timesteps is None else timesteps
-        if len(times) < 2 or times[0] > 1:
-            raise InvalidArgument(f"timesteps = {times.tolist()!r:.80}, allowed: two or more, from 1 to 0")
+        if len(times) < 2:
+            raise InvalidArgument("one of timesteps, allowed: two or more, the last being the end")
         nodes = [vp_node(t, abar) for t, abar in zip(times, self.abar(times.astype(np.float64)), strict=True)]
         if times[-1] == 0:  # where the step to 0 arrives at: the posterior's mean, though there is some noise at 0
             last, end = nodes[-2:]

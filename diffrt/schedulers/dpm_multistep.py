@@ -55,7 +55,7 @@ class DPMSolverMultistepInverseScheduler(Multistep):
         if self.use_flow_sigmas:
             yield "inversion has no flow levels: set use_flow_sigmas to False"
 
-    def grid(self, n: int) -> Grid:
+    def grid(self, n: int) -> Grid:  # type: ignore[override]  # it takes no options
         train = self.train_sigmas
         times = self.training_times(n, end="first")[::-1]
         times, sigmas = self.levels(times, np.empty(0), float(train[-1]), float(train[0]))

@@ -14,9 +14,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.base import Scheduler, Thresholding
 from diffrt.schedulers.betas import f32, linspace
-from diffrt.schedulers.config import Thresholding
 from diffrt.schedulers.dpm_multistep import DPMSolverMultistepScheduler
 from diffrt.schedulers.euler import euler
 from diffrt.schedulers.grid import Custom, Grid, Node, ve_node

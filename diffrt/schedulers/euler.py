@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import Exploding
+from diffrt.schedulers.base import Exploding, Respacing
 from diffrt.schedulers.betas import f32, linspace, sigmas_of
-from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.grid import Custom, Grid, Node, time_of, ve_grid, ve_levels
 from diffrt.schedulers.onestep import Read, one_step
 from diffrt.schedulers.rows import Form, Rows

@@ -13,9 +13,8 @@ from typing import Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import Scheduler
+from diffrt.schedulers.base import Respacing, Scheduler
 from diffrt.schedulers.betas import f32
-from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.grid import Custom, Grid, Node
 from diffrt.schedulers.onestep import along, one_step, resampled
 from diffrt.schedulers.prediction import predict
@@ -183,7 +182,7 @@ class LTXEulerAncestralRFScheduler(FlowTime):
         if sigmas is None:
             return FlowMatchEulerDiscreteScheduler.from_config(self.config).grid(n, mu=mu)
         if len(sigmas) < 2:
-            raise InvalidArgument(f"sigmas = {sigmas.tolist()}, allowed: 2 or more, the last being the end, mostly 0")
+            raise InvalidArgument("one of sigmas, allowed: two or more, the last being the end, mostly 0")
         levels = sigmas.astype(f32)
         return flow_grid(levels[:-1] * self.num_train_timesteps, levels)
 

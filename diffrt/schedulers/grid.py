@@ -138,13 +138,8 @@ def karras(lo: float, hi: float, n: int, rho: float = 7.0) -> np.ndarray:  # [n]
 
 
 def exponential(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to lo
-    """Even in log sigma."""
+    """Even in log sigma, and so in lambda (Lu et al. 2022, arXiv:2206.00927, section 3.3)."""
     return np.exp(np.linspace(math.log(hi), math.log(lo), n))
-
-
-def lu(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to lo
-    """Even in lambda (Lu et al. 2022, arXiv:2206.00927, section 3.3); the ends are taken in float32."""
-    return np.exp(np.linspace(float(np.log(f32(hi))), float(np.log(f32(lo))), n))
 
 
 def beta(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down to lo
@@ -155,7 +150,7 @@ def beta(lo: float, hi: float, n: int) -> np.ndarray:  # [n] f64, from hi down t
 RESPACINGS = {
     "use_karras_sigmas": karras,
     "use_exponential_sigmas": exponential,
-    "use_lu_lambdas": lu,
+    "use_lu_lambdas": exponential,
     "use_beta_sigmas": beta,
 }
 

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import Classic
+from diffrt.schedulers.base import Classic, Thresholding
 from diffrt.schedulers.betas import f32
-from diffrt.schedulers.config import Thresholding, allows
+from diffrt.schedulers.config import allows
 from diffrt.schedulers.grid import Custom, Grid, Node, training_node, vp_node
 from diffrt.schedulers.onestep import along, one_step
 from diffrt.schedulers.rows import Form

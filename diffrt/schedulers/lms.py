@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffrt.schedulers.base import Exploding
-from diffrt.schedulers.config import Respacing
+from diffrt.schedulers.base import Exploding, Respacing
 from diffrt.schedulers.exponential import lagrange
 from diffrt.schedulers.grid import Grid
 from diffrt.schedulers.rows import Rows, combined

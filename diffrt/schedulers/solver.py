@@ -12,9 +12,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from diffrt.errors import InvalidArgument
-from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.base import DiscreteTime, Respacing, Thresholding
 from diffrt.schedulers.betas import f32, sigmas_of
-from diffrt.schedulers.config import Respacing, Thresholding
 from diffrt.schedulers.exponential import Integrand
 from diffrt.schedulers.grid import RESPACINGS, Custom, Grid, noise_to_signal, spaced, ve_levels, vp_node_of_sigma
 from diffrt.schedulers.shifting import dynamic_shift, flow_node, shifted
@@ -72,8 +71,6 @@ class Solver(Thresholding, Respacing, DiscreteTime):
         """Timesteps of the user's, cut to whole ones."""
         if self.use_flow_sigmas or self.respacing():
             raise InvalidArgument("timesteps and re-spaced or flow sigmas exclude each other: give only one")
-        if timesteps[0] > self.last_time:
-            raise InvalidArgument(f"timesteps begin at {timesteps[0]:g}, allowed: at most {self.last_time:g}")
         return np.trunc(timesteps)
 
     def shift(self, mu: float | None) -> float:

@@ -16,9 +16,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from diffrt.schedulers.base import Exploding
+from diffrt.schedulers.base import Exploding, Respacing
 from diffrt.schedulers.betas import f32, sigmas_of
-from diffrt.schedulers.config import Respacing
 from diffrt.schedulers.euler import ancestral
 from diffrt.schedulers.grid import Grid, Node, time_of, ve_node
 from diffrt.schedulers.onestep import Read
