@@ -62,22 +62,3 @@ def test_help_imports_nothing_but_click():
 def test_lazy_names():
     code = "import diffrt; diffrt.load, diffrt.Pipeline, diffrt.schedulers.DDIMScheduler, diffrt.InvalidArgument"
     python(code + "\ntry:\n    diffrt.nothing\nexcept AttributeError as error:\n    assert 'nothing' in str(error)")
-
-
-def test_schedulers_are_imported_when_they_are_asked_for():
-    """The registry names every class; a key of a class that is not imported yet is known all the same."""
-    python("""
-import sys, diffrt.pipeline, diffrt.schedulers as s
-assert "diffrt.schedulers.edm" not in sys.modules
-config = {"_class_name": "DDIMScheduler", "beta_start": 0.001}
-s.from_config(config)
-assert "diffrt.schedulers.ddim" in sys.modules and "diffrt.schedulers.edm" not in sys.modules
-assert s.from_config(config | {"sigma_data": 0.5}).config["beta_start"] == 0.001  # EDM's
-try:
-    s.from_config(config | {"no_such": 1})
-except diffrt.InvalidArgument as error:
-    assert "no_such" in str(error)
-else:
-    raise AssertionError
-assert all(cls.__name__ == name and getattr(s, name) is cls for name, cls in s.SCHEDULERS.items())
-""")

@@ -2,12 +2,15 @@
 
 import ast
 import copy
+import importlib
 import inspect
 import json
 import pickle
+import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, fields, replace
 from itertools import product
 from pathlib import Path
@@ -21,7 +24,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 import diffrt.schedulers
 from diffrt.errors import InvalidArgument
 from diffrt.schedulers import LEFT_OUT, SCHEDULERS, DDIMScheduler, LMSDiscreteScheduler, from_config, scheduler_class
-from diffrt.schedulers.base import DiscreteTime
+from diffrt.schedulers.base import DiscreteTime, Scheduler
 from tests.schedulers.cases import case_of
 from tests.schedulers.reference import INTERCHANGEABLE, SD_CONFIG, fitting, reference_class, reference_scheduler
 
@@ -350,6 +353,18 @@ def test_other_classes_values_are_understood() -> None:
     assert from_config({"algorithm_type": "deis"}, "dpm++").config["algorithm_type"] == "dpmsolver++"
     for name in ("euler", "dpm++", "ddim", "unipc"):
         assert from_config({"prediction_type": "original_sample"}, name).config["prediction_type"] == "sample"
+
+
+def test_every_class_is_registered() -> None:
+    for module in pkgutil.iter_modules(diffrt.schedulers.__path__, f"{diffrt.schedulers.__name__}."):
+        importlib.import_module(module.name)
+    assert {cls.__name__ for cls in derived(Scheduler) if cls.__name__.endswith("Scheduler")} == {*SCHEDULERS}
+
+
+def derived(cls: type[Scheduler]) -> Iterator[type[Scheduler]]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from derived(each)
 
 
 def test_type_checkers_let_every_scheduler_be_imported() -> None:
