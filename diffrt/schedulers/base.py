@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, FrozenInstanceError, dataclass, fields
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
@@ -47,12 +48,15 @@ class Scheduler(ABC):
 
     aliases: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key: {another class's value: what it means here}
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    __signature__: ClassVar[inspect.Signature]
     _given: ClassVar[frozenset[str]]  # these two are per instance; as ClassVar they do not become fields
     _carried: ClassVar[dict[str, Any]]
 
     def __init_subclass__(cls) -> None:
         dataclass(init=False, repr=False, eq=False)(cls)
         KNOWN_KEYS.update(f.name for f in fields(cls))
+        key = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+        cls.__signature__ = inspect.Signature([key(f.name, default=f.default) for f in fields(cls)])  # for help
 
     def __init__(self, **given: Any) -> None:
         name, kinds = type(self).__name__, {f.name: f for f in fields(self)}
