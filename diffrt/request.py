@@ -1,6 +1,5 @@
 """What a call of a pipeline asks for: checked once, with every default filled in."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,13 +18,14 @@ from diffrt.guidance import Conditions, is_guided
 from diffrt.manifest import Manifest
 from diffrt.micro_conditions import told
 from diffrt.noise import RNGS, Stream, generators, resolve_seeds
-from diffrt.own_sizes import nearest_of
 from diffrt.picture_tasks import PARTIAL, PICTURED, check_guidance, check_owners, of_picture, times
-from diffrt.pictures import as_list, check_same_size, colours, common_size, masks, whole
+from diffrt.pictures import as_list, colours, masks, whole
 from diffrt.prompting import Condition, Text, checked_chunks, parsed, read
+from diffrt.sizes import Given, checked_binning, drawn_size
 from diffrt.told import checked, open_inputs
 
-MOST_SCALING = 4  # of a picture that is drawn at a size of the model's own
+Seen = tuple[NDArray[np.uint8], ...]  # pictures [H,W,3]
+
 OUTPUT_TYPES = ("pil", "np", "latent")
 DEFAULT_STRENGTH = {False: 0.8, True: 1.0}  # by whether there is a mask
 DEFAULT_IMAGE_GUIDANCE = 1.5
@@ -56,7 +56,7 @@ class Request:
     pooled_prompt_embeds: F32 | None  # [P,D] of the whole prompt
     negative_pooled_prompt_embeds: F32 | None  # [P,D]
     latents: F32 | None  # [B,C,h,w] unit noise
-    seen: tuple[NDArray[np.uint8], ...]  # [P] of [H,W,3] in place of prompts
+    seen: Seen  # [P] in place of prompts
     image: F32 | None  # [1 or P,3,H,W] in [-1,1]: what to start from
     image_latents: F32 | None  # [B,C,h,w] the same, encoded
     mask: F32 | None  # [1 or P,1,H,W], 1 where to paint anew
@@ -182,31 +182,16 @@ def check(
     **sizes: Any,
 ) -> Request:
     """The request, or InvalidArgument: what was got, what is allowed. The scheduler checks steps and eta further."""
-    labels: tuple[int, ...] = ()
-    seen: tuple[NDArray[np.uint8], ...] = ()
     prompts, embeds = texts_of("prompt", prompt), _embeds("prompt_embeds", prompt_embeds)
-    if not manifest.tokenizers:
-        looks = "variation" in manifest.tasks
-        instead = "image" if looks else "class_labels" if manifest.classes else "batch_size"
-        if any(each is not None for each in (prompts, embeds, negative_prompt, negative_prompt_embeds)):
-            raise InvalidArgument(f"a prompt is given, and this model takes none: call it with {instead} alone")
-        if (class_labels is None) == bool(manifest.classes) or (manifest.classes and batch_size is not None):
-            raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
-        if looks and (image is None or batch_size is not None):
-            raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
-        seen = whole(as_list(image)) if looks else ()
-        labels = numbers(manifest.classes, class_labels) if manifest.classes else ()
-        count = len(labels) or len(seen) or (1 if batch_size is None else positive("batch_size", batch_size))
-    elif batch_size is not None or class_labels is not None:
-        raise InvalidArgument(
-            "batch_size and class_labels are for models that take no prompt: give a prompt and num_images_per_prompt"
-        )
-    elif (prompts is None) == (embeds is None):
-        raise InvalidArgument("give either a prompt or prompt_embeds" + (", not both" if prompts else ""))
-    elif embeds is not None and weighting is not None:
+    if embeds is not None and weighting is not None:
         raise InvalidArgument("weighting is given with prompt_embeds: weigh them with pipe.embed(..., weighting=...)")
+    said = any(each is not None for each in (prompts, embeds, negative_prompt, negative_prompt_embeds))
+    labels: tuple[int, ...] = ()
+    seen: Seen = ()
+    if manifest.tokenizers:
+        count = _count_of_words(prompts, embeds, batch_size, class_labels)
     else:
-        count = len(prompts if prompts is not None else embeds)  # type: ignore[arg-type]
+        count, labels, seen = _without_words(manifest, said, image, batch_size, class_labels)
     negative_embeds = _embeds("negative_prompt_embeds", negative_prompt_embeds)
     if negative_embeds is not None:
         if negative_prompt is not None:
@@ -232,15 +217,6 @@ def check(
     factor = manifest.latents["scale_factor"]
     larger = times(task, factor)
     pictures, masked = ([], []) if seen else _pictures(image, mask_image, strength, count)
-    if larger > 1 and not (height is None and width is None):
-        raise InvalidArgument(f"height and width are given, and are {larger} times the image's: leave them out")
-    if pictures:
-        own = common_size("image", pictures)
-        if masked:
-            check_same_size(own, common_size("mask_image", masked))
-        floored = _floored(own, factor if task == "upscale" else _multiple(manifest))
-        height = floored[0] * larger if height is None else height
-        width = floored[1] * larger if width is None else width
     if task == "upscale" and encoded is not None:
         raise InvalidArgument("image is latents, and this model upscales pictures: give a picture")
     check_owners(
@@ -253,25 +229,10 @@ def check(
         noise_level=noise_level,
     )
     level = whole_number("noise_level", DEFAULT_NOISE_LEVEL if noise_level is None else noise_level, MOST_NOISE)
-    asked_size, has_sizes = None, "sizes" in manifest.latents and image is None
-    if _binned(has_sizes, use_resolution_binning, image is not None) and not (height is None and width is None):
-        usual = manifest.defaults
-        asked_size = (
-            positive("height", usual.height if height is None else height),
-            positive("width", usual.width if width is None else width),
-        )
-        height, width = nearest_of(manifest.latents["sizes"], asked_size)
-        if max(asked_size[0] / height, asked_size[1] / width) > MOST_SCALING:
-            raise InvalidArgument(
-                f"height and width are {asked_size[0]} and {asked_size[1]}: the model draws {height} and {width}, and "
-                f"a picture is scaled up by at most {MOST_SCALING}"
-            )
-    if encoded is None:
-        height, width = _size(manifest, height, width, latents)
-    else:
-        height, width = _size(manifest, height, width, encoded, larger)
-        if masked:
-            check_same_size((height, width), common_size("mask_image", masked))
+    has_sizes = "sizes" in manifest.latents and image is None
+    binned = checked_binning(has_sizes, use_resolution_binning, image is not None)
+    sized = Given(pictures, masked, encoded, latents)
+    (height, width), asked_size = drawn_size(manifest, task, height, width, sized, binned)
     latent_shape = (manifest.latents["channels"], height // factor, width // factor)
     encoded_shape = (images, latent_shape[0], latent_shape[1] // larger, latent_shape[2] // larger)
     if output_type not in OUTPUT_TYPES:
@@ -357,7 +318,7 @@ def check(
         height=height,
         width=width,
         has_sizes=has_sizes,
-        asked_size=None if asked_size == (height, width) else asked_size,
+        asked_size=asked_size,
         num_inference_steps=positive("num_inference_steps", steps),
         guidance_scale=guidance,
         image_guidance_scale=image_guidance,
@@ -382,6 +343,34 @@ def check(
         denoising_end=end,
         generator=generator,
     )
+
+
+def _count_of_words(prompts: Any, embeds: Any, batch_size: Any, class_labels: Any) -> int:
+    """How many prompts there are, as texts or embedded."""
+    if batch_size is not None or class_labels is not None:
+        raise InvalidArgument(
+            "batch_size and class_labels are for models that take no prompt: give a prompt and num_images_per_prompt"
+        )
+    if (prompts is None) == (embeds is None):
+        raise InvalidArgument("give either a prompt or prompt_embeds" + (", not both" if prompts else ""))
+    return len(embeds if prompts is None else prompts)
+
+
+def _without_words(
+    manifest: Manifest, said: bool, image: Any, batch_size: Any, class_labels: Any
+) -> tuple[int, tuple[int, ...], Seen]:
+    """How many pictures a model draws that takes no prompt, of which classes, or of what it sees."""
+    looks = "variation" in manifest.tasks
+    instead = "image" if looks else "class_labels" if manifest.classes else "batch_size"
+    if said:
+        raise InvalidArgument(f"a prompt is given, and this model takes none: call it with {instead} alone")
+    if (class_labels is None) == bool(manifest.classes) or (manifest.classes and batch_size is not None):
+        raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
+    if looks and (image is None or batch_size is not None):
+        raise InvalidArgument(f"this model draws {WITHOUT_PROMPT[instead]}")
+    seen = whole(as_list(image)) if looks else ()
+    labels = numbers(manifest.classes, class_labels) if manifest.classes else ()
+    return len(labels) or len(seen) or (1 if batch_size is None else positive("batch_size", batch_size)), labels, seen
 
 
 def _task(manifest: Manifest, pictured: bool, masked: bool, labels: tuple[int, ...]) -> str:
@@ -438,48 +427,6 @@ def _pictures(image: Any, mask_image: Any, strength: Any, count: int) -> tuple[l
         if given and len(given) not in (1, count):
             raise InvalidArgument(f"{name}: {len(given)} pictures for {count} prompts: give one, or one each")
     return pictures, masked
-
-
-def _floored(own: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """A picture's own height and width, down to what the model can draw."""
-    if min(own) < multiple:
-        raise InvalidArgument(f"image has {own[0]}x{own[1]} pixels (HxW): at least {multiple}x{multiple} are needed")
-    return own[0] - own[0] % multiple, own[1] - own[1] % multiple
-
-
-def _binned(able: bool, asked: Any, pictured: bool) -> bool:
-    """Whether to draw at the nearest of the model's own sizes, where that is possible."""
-    if asked is not None and not isinstance(asked, bool):
-        raise InvalidArgument(f"use_resolution_binning is {shown(asked)}: give True or False")
-    if asked and not able:
-        why = "an image has a size of its own" if pictured else "this model has no sizes of its own"
-        raise InvalidArgument(f"use_resolution_binning is given, and {why}: leave it out")
-    return able if asked is None else asked
-
-
-def _multiple(manifest: Manifest) -> int:
-    factor = manifest.latents["scale_factor"]
-    return factor if factor == 1 else math.lcm(8, factor * manifest.latents.get("patch", 1))
-
-
-def _size(manifest: Manifest, height: Any, width: Any, latents: Any, larger: int = 1) -> tuple[int, int]:
-    """Height and width in pixels: as given, else as many times those of the latents, else the model's own."""
-    factor = manifest.latents["scale_factor"] * larger
-    multiple = _multiple(manifest)
-    inferred = [n * factor for n in np.shape(latents)[2:]] if np.ndim(latents) == 4 else None
-    sizes = []
-    for name, value, other in zip(
-        ("height", "width"),
-        (height, width),
-        inferred or (manifest.defaults.height, manifest.defaults.width),
-        strict=True,
-    ):
-        size = positive(name, other if value is None else value)
-        if size % multiple:
-            near = max(multiple, round(size / multiple) * multiple)
-            raise InvalidArgument(f"{name} is {size}: give a multiple of {multiple}, for instance {near}")
-        sizes.append(size)
-    return sizes[0], sizes[1]
 
 
 def _embeds(name: str, value: Any) -> F32 | None:
