@@ -95,6 +95,11 @@ def cli(context: click.Context) -> None:
 )
 @click.option("--cfg-plus-plus", is_flag=True, help="Guide by CFG++; --guidance is then 0 to 1.")
 @click.option("--negative", metavar="TEXT", help="What to keep out of the picture.")
+@click.option("--prompt-2", metavar="TEXT", help="What the second text encoder reads, in place of PROMPT.")
+@click.option("--prompt-3", metavar="TEXT", help="What the third reads.")
+@click.option("--negative-2", metavar="TEXT", help="What the second reads in place of --negative.")
+@click.option("--negative-3", metavar="TEXT", help="What the third reads.")
+@click.option("--class", "label", metavar="NAME|N", help="What to draw, of models of classes, which take no PROMPT.")
 @click.option("--weighting", metavar="NAME", help="Read (word:1.3), [word] and AND: scale, mean or empty.")
 @click.option("--chunks", default="1", metavar="N|auto", help="How many times the usual length a prompt may have.")
 @click.option("--height", type=int, help="In pixels, a multiple of 8.")
@@ -128,6 +133,11 @@ def generate(
     guidance_interval: tuple[float, float],
     cfg_plus_plus: bool,
     negative: str | None,
+    prompt_2: str | None,
+    prompt_3: str | None,
+    negative_2: str | None,
+    negative_3: str | None,
+    label: str | None,
     weighting: str | None,
     chunks: str,
     height: int | None,
@@ -151,6 +161,7 @@ def generate(
     diffrt generate "a green apple" --image apple.png --strength 0.9 -o green.png
     diffrt generate "a hat" --image cat.png --mask where.png -o cat-with-hat.png
     diffrt generate "make it night" --image castle.png --model my-instruct-pix2pix -o night.png
+    diffrt generate --class "white shark" --model my-dit -o shark.png
     diffrt generate "a castle" --model organization/bundle-on-the-hub
     """
     if quiet:
@@ -183,6 +194,11 @@ def generate(
                 noise_level=noise_level,
                 strength=strength,
                 negative_prompt=negative,
+                prompt_2=prompt_2,
+                prompt_3=prompt_3,
+                negative_prompt_2=negative_2,
+                negative_prompt_3=negative_3,
+                class_labels=int(label) if label is not None and label.isdecimal() else label,
                 weighting=weighting,
                 chunks=int(chunks) if chunks.isdecimal() else chunks,
                 height=height,

@@ -6,9 +6,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import diffrt
 import exporters
+from diffrt.cli import run
 from diffrt.errors import InvalidArgument
 from tests.checkpoints import SCHEDULER, VAE
 from tests.conftest import kept
@@ -82,6 +84,27 @@ def test_a_larger_grid_than_it_was_trained_on(pair):
 def test_what_is_asked_of_it(pair, arguments, says):
     with pytest.raises(InvalidArgument, match=says):
         pair[0](**arguments)
+
+
+def test_from_the_command_line(folder, pair, tmp_path, capsys):
+    command = [
+        "generate",
+        "--model",
+        str(folder / "bundle"),
+        "--steps",
+        "2",
+        "--seed",
+        "7",
+        "-o",
+        str(tmp_path / "a.png"),
+    ]
+    for label in ("white shark", "2"):
+        assert run([*command, "--class", label]) == 0
+        expected = pair[0](class_labels=2, num_inference_steps=2, seed=7).images[0]
+        np.testing.assert_array_equal(np.array(Image.open(tmp_path / "a.png")), np.array(expected))
+    capsys.readouterr()
+    assert run([*command, "--class", "whte shark"]) == 2
+    assert "did you mean 'white shark'" in capsys.readouterr().err
 
 
 def test_its_step_graph(folder, tmp_path):

@@ -9,6 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import diffrt
 import exporters
+from diffrt.cli import run
 from diffrt.errors import InvalidArgument
 from tests.checkpoints import SCHEDULER, VAE, write_tokenizer
 from tests.conftest import kept
@@ -250,6 +251,27 @@ def test_prompts_of_each_encoder(folder, base):
         base[0]("a AND red", prompt_2="a", **ask)
     with pytest.raises(InvalidArgument, match="this model has 1 text encoder: leave it out"):
         diffrt.load(folder / "refiner-bundle")("a", prompt_2="a")
+
+
+def test_prompts_of_each_encoder_from_the_command_line(folder, base, tmp_path):
+    texts = ["--prompt-2", "red", "--negative", "le", "--negative-2", "app"]
+    size, file = ["--height", "64", "--width", "64"], tmp_path / "a.png"
+    command = [
+        "generate",
+        "a",
+        "--model",
+        str(folder / "base-bundle"),
+        "--steps",
+        "1",
+        "--guidance",
+        "2",
+        "--seed",
+        "7",
+    ]
+    assert run([*command, *size, *texts, "-o", str(file)]) == 0
+    ask = {"num_inference_steps": 1, "guidance_scale": 2.0, "height": 64, "width": 64, "seed": 7}
+    out = base[0]("a", prompt_2="red", negative_prompt="le", negative_prompt_2="app", **ask)
+    np.testing.assert_array_equal(np.array(Image.open(file)), np.array(out.images[0]))
 
 
 def test_a_name_that_is_none(base):
