@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 import exporters
+from diffrt.bundle import Bundle
 from diffrt.errors import ExportError
 from diffrt.manifest import TensorSpec
+from diffrt.pipeline import BUNDLES
 from exporters import spec
 from exporters.figures import measure
-from exporters.verify import psnr
+from exporters.verify import picture_figures, psnr
 from exporters.worker import SEED, advance, starting
 
 
@@ -28,6 +30,13 @@ def test_figures_are_those_of_their_definitions():
     off_by_one = psnr(np.full((1, 3, 8, 8), 2 / 255), np.zeros((1, 3, 8, 8)))
     assert off_by_one == pytest.approx(20 * np.log10(255))
     assert np.isfinite(psnr(np.zeros(4), np.zeros(4)))
+
+
+@pytest.mark.parametrize(("precision", "fix"), [("int8", "--precision fp16, or with --no-verify"), ("fp16", "fp32")])
+def test_a_picture_too_far_off_says_what_to_do(precision, fix):
+    manifest, black = Bundle.open(BUNDLES["emoji"]).manifest, np.zeros((1, 3, 8, 8))
+    with pytest.raises(ExportError, match=f"20.0 dB PSNR, allowed: at least [0-9]+; export with .*{fix}"):
+        picture_figures(black + 0.2, black, precision, manifest)
 
 
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler"])
