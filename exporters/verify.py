@@ -211,7 +211,8 @@ def picture_figures(got: np.ndarray, expected: np.ndarray, precision: str, manif
     decibel, allowed = psnr(got, expected), PICTURE_TOLERANCE[precision]
     if not decibel >= allowed:
         raise ExportError(
-            f"the picture of a short generation has {decibel:.1f} dB PSNR, allowed: at least {allowed:g}{WIDER[precision]}"
+            f"the picture of a short generation has {decibel:.1f} dB PSNR, allowed: at least {allowed:g}"
+            + WIDER[precision]
         )
     steps = np.abs(to_uint8(got).astype(int) - to_uint8(expected))
     return {
