@@ -29,6 +29,16 @@ def test_weights_integrate_polynomials(h: float, k: float) -> None:
                 assert np.dot(got, values) == pytest.approx(exact, rel=1e-9, abs=1e-15)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if "timesteps" in SCHEDULERS[name].options()])
+def test_custom_timesteps_that_are_the_usual_ones(name: str) -> None:
+    """Also of those classes whose reference takes none."""
+    scheduler = from_config(SD_CONFIG, name)
+    usual = scheduler.table(9)
+    custom = scheduler.table(timesteps=usual.t)
+    np.testing.assert_array_equal(custom.sigma, usual.sigma)
+    np.testing.assert_array_equal(custom.W, usual.W)
+
+
 @pytest.mark.parametrize("skip", [1, 2, 5, 7])
 @pytest.mark.parametrize("options", [{}, {"solver_order": 3, "predictor_order": 3, "corrector_order": 4}])
 @pytest.mark.parametrize("name", [name for name in CASES if "Inverse" not in name])
