@@ -69,11 +69,13 @@ def bars(ax: Any, rows: Sequence[Row], values: Sequence[float], label: str, with
     top = max(values)
     ax.barh(range(len(rows)), values, color=[colour(row) for row in rows], height=0.68, zorder=2)
     for i, (row, value) in enumerate(zip(rows, values, strict=True)):
+        bound = row.bound_seconds if with_bound else None
         if value:
             times = f"   {row.ratio:.2f}x" if with_bound and row.ratio and row.ratio != 1.0 else ""
-            ax.text(value + 0.015 * top, i, (seconds(value) if with_bound else f"{value:.2f}") + times, va="center")
-        if with_bound and row.bound_seconds is not None:
-            ax.plot([row.bound_seconds] * 2, [i - 0.34, i + 0.34], color=MARK, linewidth=2.2, zorder=3)
+            text = (seconds(value) if with_bound else f"{value:.2f}") + times
+            ax.text(max(value, bound or 0) + 0.015 * top, i, text, va="center")
+        if bound is not None:
+            ax.plot([bound] * 2, [i - 0.34, i + 0.34], color=MARK, linewidth=2.2, zorder=3)
     ax.set_xlim(0, 1.25 * top)
     ax.set_xlabel(label)
     ax.grid(axis="x", color="#e8e8e8", zorder=0)
