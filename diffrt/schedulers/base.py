@@ -231,12 +231,10 @@ class Scheduler(ABC):
             raise InvalidArgument(f"a scheduler config is a mapping of keys, got {type(config).__name__}")
         defaulted = config.get("_use_default_values", ())
         given = {k: v for k, v in config.items() if not k.startswith("_") and k not in defaulted}
-        names = [f.name for f in fields(cls)]
-        for key in given:
-            if key not in names and key not in KNOWN_KEYS:
-                raise InvalidArgument(f"{cls.__name__} has no key {key!r}: {nearest(key, names)}")
-        self = cls(**{k: v for k, v in given.items() if k in names})
-        self._carried.update((k, v) for k, v in given.items() if k not in names)
+        others = KNOWN_KEYS - {f.name for f in fields(cls)}
+        carried = {k: v for k, v in given.items() if k in others}
+        self = cls(**{k: v for k, v in given.items() if k not in carried})
+        self._carried.update(carried)
         return self
 
 
